@@ -1,0 +1,27 @@
+"""SOHO: end-to-end vision-language pre-training with a visual dictionary (Huang et al., CVPR 2021)."""
+
+from transformers import AutoImageProcessor, AutoProcessor
+
+from soho.models import (
+    SohoConfig,
+    SohoForImageTextRetrieval,
+    SohoForPreTraining,
+    SohoForQuestionAnswering,
+    SohoModel,
+)
+from soho.processing import SohoImageProcessor, SohoProcessor
+
+__version__ = "0.1.0"
+
+AutoImageProcessor.register(SohoConfig, image_processor_classes={"pil": SohoImageProcessor}, exist_ok=True)
+AutoProcessor.register(SohoConfig, SohoProcessor, exist_ok=True)
+
+__all__ = [
+    "SohoConfig",
+    "SohoForImageTextRetrieval",
+    "SohoForPreTraining",
+    "SohoForQuestionAnswering",
+    "SohoImageProcessor",
+    "SohoModel",
+    "SohoProcessor",
+]

@@ -1,0 +1,146 @@
+"""The `soho` command: a thin layer over `soho.runs`, `soho.data` and `soho.pipelines`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from soho.errors import SohoError
+
+EPILOG = (
+    "Recipes are YAML files; `soho recipe` explains every key, and any of them can be changed on the command line: "
+    "`soho pretrain recipes/pretrain/soho_r18_3l.yaml training.batch_size=32 seed=1`. The same command runs on one "
+    "process, on several GPUs (`torchrun --nproc_per_node=8 -m soho pretrain ...`) and on several nodes."
+)
+
+app = typer.Typer(
+    help="SOHO: end-to-end vision-language pre-training with a visual dictionary.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Draw the embedded world, or check data before training.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.", show_default=False)
+]
+
+
+def _train(path: Path, overrides: list[str] | None, pretraining: bool) -> None:
+    from soho.runs import train
+    from soho.training.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides or [])
+    if (recipe.task == "pretraining") != pretraining:
+        command = "pretrain" if recipe.task == "pretraining" else "finetune"
+        raise SohoError(f"{path} has task: {recipe.task}; run it with `soho {command}`")
+    run = train(recipe)
+    Console().print(f"model: {run.model_folder}")
+
+
+@app.command()
+def pretrain(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Pre-train with MLM, MVM and ITM on captioned pictures.
+
+    Continues by itself where an earlier run of the same recipe stopped. Writes checkpoints, `log.jsonl`,
+    TensorBoard files, the resolved recipe and versions, and at the end `OUTPUT/model`.
+    """
+    _train(recipe, overrides, pretraining=True)
+
+
+@app.command()
+def finetune(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Fine-tune for retrieval or question answering, from a pre-trained model or from nothing."""
+    _train(recipe, overrides, pretraining=False)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    model: Annotated[Path | None, typer.Option(help="A model folder; default: the run's own, else the start.")] = None,
+) -> None:
+    """Measure a trained model, or zero-shot the one the recipe starts from, and print the figures."""
+    from soho.runs import evaluate as measure
+    from soho.training.recipe import load_recipe
+
+    if split not in ("train", "validation", "test"):
+        raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
+    figures = measure(load_recipe(recipe, overrides or []), split, model)
+    table = Table("figure", "value", title=f"{recipe.stem}: {split}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    text: Annotated[str, typer.Argument(help="A question, or a text to match, as the model goes.")],
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+) -> None:
+    """Answer a question about a picture, or say how well a text describes it."""
+    from soho.pipelines import SohoPipeline
+
+    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code)(image, text):
+        Console().print(f"{prediction.probability:.3f}  {prediction.text}", highlight=False, markup=False)
+
+
+@app.command("recipe")
+def describe() -> None:
+    """Explain every key of a recipe, with its type and default."""
+    from soho.training.recipe import describe_recipe
+
+    print(describe_recipe())
+
+
+@data_app.command("miniature")
+def miniature(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    train: Annotated[int, typer.Option(help="Training pictures.")] = 4000,
+    validation: Annotated[int, typer.Option(help="Validation pictures.")] = 300,
+    test: Annotated[int, typer.Option(help="Test pictures.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same world.")] = 0,
+) -> None:
+    """Draw the embedded world and write it as COCO, Karpathy, Visual Genome, VQA v2, NLVR2 and SNLI-VE files."""
+    from soho.data.miniature import generate
+
+    summary = generate(out, train_images=train, validation_images=validation, test_images=test, seed=seed)
+    Console().print(str(summary), highlight=False)
+
+
+@data_app.command("check")
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Read everything a recipe names once and say what is wrong; exit code 1 where training would not be sound."""
+    from soho.runs import check_data
+    from soho.training.recipe import load_recipe
+
+    report = check_data(load_recipe(recipe, overrides or []))
+    for line in report.lines():
+        print(line)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except SohoError as error:
+        print(f"soho: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""One entry of a recipe's `data.train`, `data.validation` or `data.test`: which files, in which upstream format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from soho.data.images import ImageStore
+from soho.data.readers import LoadNotes, OnMissing, coco, flickr8k, flickr30k, jsonl, karpathy, visual_genome, vqa2
+from soho.data.readers.files import read_names
+from soho.data.schema import CaptionedImage, VisualQuestion
+from soho.errors import SohoError
+
+__all__ = ["LoadNotes", "Source", "load_captions", "load_questions"]
+
+Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "jsonl"]
+Captions = tuple[list[CaptionedImage], LoadNotes]
+
+# Fields that only some formats know; elsewhere they would silently do nothing.
+_SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
+    "questions": ("vqa2",),
+    "split": ("karpathy",),
+    "split_file": ("flickr8k", "flickr30k", "coco"),
+    "image_data": ("visual_genome",),
+}
+
+
+class Source(BaseModel):
+    """Where one data set, or one split of it, is read from.
+
+    Paths of annotation files may end in `.gz`, name a zip file of one file, or be written `archive.zip!member`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Format = Field(description="The upstream format of the files.")
+    annotations: Path | None = Field(
+        default=None, description="The annotation file. May be left out for vqa2 only: test questions, no answers."
+    )
+    questions: Path | None = Field(default=None, description="vqa2: the questions file.")
+    images: list[Path] = Field(
+        default_factory=list,
+        description="Folders and .zip files with the pictures; one may stand without list. "
+        "jsonl: the folder of the annotation file where nothing is given.",
+    )
+    split: str | None = Field(
+        default=None, description='karpathy: "train", "restval", "val", "test", or joined as "train+restval".'
+    )
+    split_file: Path | None = Field(
+        default=None,
+        description="flickr8k, flickr30k, coco: a list of the images of the split, one name (or COCO id) a line.",
+    )
+    image_data: Path | None = Field(
+        default=None, description="visual_genome: image_data.json, which tells the photos that COCO has too."
+    )
+    name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
+    on_missing: OnMissing = Field(
+        default="error",
+        description='Images that are not there and empty captions: "error", or "skip" them, counted and named.',
+    )
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, Path)) else value
+
+    @model_validator(mode="after")
+    def _fields_fit_format(self) -> Source:
+        for key, formats in _SPECIAL_FIELDS.items():
+            if getattr(self, key) is not None and self.format not in formats:
+                raise ValueError(f"{key} belongs to format {' or '.join(formats)}, not to {self.format}")
+        if self.format == "vqa2" and self.questions is None:
+            raise ValueError("format vqa2 needs questions: the questions file")
+        if self.format != "vqa2" and self.annotations is None:
+            raise ValueError(f"format {self.format} needs annotations: the annotation file")
+        if not self.images and self.format != "jsonl":
+            raise ValueError(f"format {self.format} needs images: folders or .zip files with the pictures")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The data set's name in messages."""
+        return self.name or self.format
+
+    @property
+    def file(self) -> Path:
+        """The file that lists the examples: the questions of vqa2, else the annotations."""
+        path = self.questions if self.format == "vqa2" else self.annotations
+        assert path is not None  # held by the validator
+        return path
+
+    def image_store(self) -> ImageStore:
+        """Return the pictures' places.
+
+        Raises:
+            SohoError: a place does not exist or is neither a folder nor a zip file.
+        """
+        return ImageStore(self.images or [self.file.parent])
+
+
+def load_captions(source: Source) -> Captions:
+    """Read a source of captioned images.
+
+    Returns:
+        The examples in the order of the file, and what was left out.
+
+    Raises:
+        SohoError: the format has no captions, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    readers: dict[str, Callable[[Source], Captions]] = {
+        "coco": lambda s: coco.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
+        "karpathy": lambda s: karpathy.read_captions(s.file, s.image_store(), split=s.split, **_common(s)),
+        "visual_genome": lambda s: visual_genome.read_captions(
+            s.file, s.image_store(), image_data=s.image_data, **_common(s)
+        ),
+        "flickr30k": lambda s: flickr30k.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
+        "flickr8k": lambda s: flickr8k.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
+        "jsonl": lambda s: jsonl.read_captions(s.file, s.image_store(), **_common(s)),
+    }
+    if source.format not in readers:
+        raise SohoError(
+            f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
+            f"formats with captions: {', '.join(readers)}"
+        )
+    return readers[source.format](source)
+
+
+def load_questions(source: Source) -> tuple[list[VisualQuestion], LoadNotes]:
+    """Read a source of questions about images; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no questions, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format == "vqa2":
+        return vqa2.read_questions(source.file, source.annotations, source.image_store(), **_common(source))
+    if source.format == "jsonl":
+        return jsonl.read_questions(source.file, source.image_store(), **_common(source))
+    raise SohoError(
+        f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
+        "formats with questions: vqa2, jsonl"
+    )
+
+
+def _common(source: Source) -> dict[str, Any]:
+    return {"name": source.title, "limit": source.limit, "on_missing": source.on_missing}
+
+
+def _split_names(source: Source) -> list[str] | None:
+    return None if source.split_file is None else read_names(source.split_file)

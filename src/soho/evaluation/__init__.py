@@ -1,0 +1,7 @@
+"""Numbers: mergeable metrics that know no model, and a pair-scoring engine that knows no data set.
+
+- `metrics`: means, accuracy, recalls of both directions of retrieval with their chance levels, use of codes.
+- `vqa_score`: the official VQA accuracy.
+- `pair_scoring`: all images x texts through the fusion Transformer; `scoring_plan` orders the pairs, `token_store`
+  keeps encoded images and texts without padding, `score_matrix` keeps the scores through a kill.
+"""

@@ -1,0 +1,202 @@
+"""The configuration of a SOHO model: every size and every choice of wiring, nothing about data or training."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from soho.errors import SohoError
+
+# The CNN that a configuration without any wish gets: ResNet-101 as the paper's main experiments (section 4.1).
+RESNET_101: dict[str, Any] = {
+    "model_type": "resnet",
+    "depths": [3, 4, 23, 3],
+    "hidden_sizes": [256, 512, 1024, 2048],
+    "layer_type": "bottleneck",
+}
+
+
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "dictionary_size",
+    "answer_head_width",
+)
+SHARES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dictionary_momentum",
+    "mvm_max_masked_share",
+    "answer_head_dropout",
+)
+
+
+class SohoConfig(PretrainedConfig):
+    """Configuration of all SOHO models; the defaults are the paper's R101 + 12 layers.
+
+    Args:
+        vocab_size: number of WordPiece tokens.
+        hidden_size: C, shared by word embeddings, visual dictionary and fusion Transformer (section 3.3).
+        num_hidden_layers: layers of the fusion Transformer (12; 3 in the ablations of section 4.3).
+        num_attention_heads: attention heads; must divide `hidden_size`.
+        intermediate_size: width of the feed-forward blocks.
+        hidden_dropout_prob: dropout after embeddings and blocks.
+        attention_probs_dropout_prob: dropout on attention weights.
+        layer_norm_eps: epsilon of every layer norm in text embedding and Transformer (BERT: 1e-12).
+        max_position_embeddings: learned text positions.
+        type_vocab_size: token types of the text embedding, as in BERT; only type 0 is used.
+        initializer_range: standard deviation of newly initialised weights.
+        pad_token_id: id of `[PAD]`.
+        mask_token_id: id of `[MASK]`; its word embedding also replaces masked visual tokens (section 3.3).
+        visual_backbone: a transformers backbone configuration as a dict with `model_type` (None: ResNet-101).
+        backbone_factory: `package.module:function` that builds the CNN instead; see `soho.models.visual_encoder`.
+        backbone_factory_args: keyword arguments of that function.
+        visual_feature_norm: "layer" scales every visual feature to unit variance before the dictionary, "none" is
+            the literal paper; see docs/deviations.md.
+        use_dictionary: False removes the visual dictionary and MVM (the baseline of Table 7).
+        dictionary_size: K, number of codes (section 4.3: 2048 is best).
+        dictionary_momentum: gamma of Eq. 4.
+        dictionary_ramp_steps: over the first updates gamma is min(gamma, (1 + t) / (ramp + t)); 0 = no ramp.
+        dictionary_revive_after: a code not hit for this many updates becomes a feature of the current batch;
+            None = never, the literal Eq. 4.
+        dictionary_dead_after: a code not hit for this many updates counts as dead in the health figures.
+        visual_input: what the Transformer reads: "dictionary" (pre-training) or "features", the vectors before the
+            dictionary (section 4.2: better for downstream tasks).
+        mvm_max_masked_share: an index that covers more than this share of an image's cells is not masked.
+        mlm_weight: weight of the MLM loss (Eq. 9: equal weights).
+        mvm_weight: weight of the MVM loss.
+        itm_weight: weight of the ITM loss.
+        answer_head_width: hidden width of the answer head as a multiple of `hidden_size`.
+        answer_head_dropout: dropout inside the answer head.
+        answers: the answer vocabulary of a question-answering model, in index order.
+        **kwargs: everything `PretrainedConfig` takes.
+
+    Raises:
+        SohoError: a value outside its range, or a combination that cannot work.
+    """
+
+    model_type = "soho"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        layer_norm_eps: float = 1e-12,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        initializer_range: float = 0.02,
+        pad_token_id: int = 0,
+        mask_token_id: int = 103,
+        visual_backbone: dict[str, Any] | None = None,
+        backbone_factory: str | None = None,
+        backbone_factory_args: dict[str, Any] | None = None,
+        visual_feature_norm: str = "layer",
+        use_dictionary: bool = True,
+        dictionary_size: int = 2048,
+        dictionary_momentum: float = 0.99,
+        dictionary_ramp_steps: int = 10,
+        dictionary_revive_after: int | None = None,
+        dictionary_dead_after: int = 100,
+        visual_input: str = "dictionary",
+        mvm_max_masked_share: float = 0.5,
+        mlm_weight: float = 1.0,
+        mvm_weight: float = 1.0,
+        itm_weight: float = 1.0,
+        answer_head_width: int = 2,
+        answer_head_dropout: float = 0.1,
+        answers: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.layer_norm_eps = layer_norm_eps
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.initializer_range = initializer_range
+        self.mask_token_id = mask_token_id
+        self.visual_backbone = None if backbone_factory else (visual_backbone or dict(RESNET_101))
+        self.backbone_factory = backbone_factory
+        self.backbone_factory_args = backbone_factory_args or {}
+        self.visual_feature_norm = visual_feature_norm
+        self.use_dictionary = use_dictionary
+        self.dictionary_size = dictionary_size
+        self.dictionary_momentum = dictionary_momentum
+        self.dictionary_ramp_steps = dictionary_ramp_steps
+        self.dictionary_revive_after = dictionary_revive_after
+        self.dictionary_dead_after = dictionary_dead_after
+        self.visual_input = visual_input
+        self.mvm_max_masked_share = mvm_max_masked_share
+        self.mlm_weight = mlm_weight
+        self.mvm_weight = mvm_weight
+        self.itm_weight = itm_weight
+        self.answer_head_width = answer_head_width
+        self.answer_head_dropout = answer_head_dropout
+        self.answers = list(answers or [])
+        kwargs.pop("tie_word_embeddings", None)
+        super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=True, **kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for name in COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SohoError(f"{name}={value!r} must be a whole number of at least 1")
+        for name in SHARES:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+                raise SohoError(f"{name}={value!r} must be a number in [0, 1]")
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise SohoError(
+                f"mask_token_id={self.mask_token_id} must lie below vocab_size={self.vocab_size}: its word embedding "
+                "replaces masked visual tokens"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise SohoError(
+                f"num_attention_heads={self.num_attention_heads} must divide hidden_size={self.hidden_size}"
+            )
+        if self.hidden_size % 4:
+            raise SohoError(
+                f"hidden_size={self.hidden_size} must be a multiple of 4: the 2-D sine position embedding holds a "
+                "sine and a cosine for each of two axes"
+            )
+        _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
+        _one_of("visual_input", self.visual_input, ("dictionary", "features"))
+        if self.visual_input == "dictionary" and not self.use_dictionary:
+            self.visual_input = "features"
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    choices = tuple(allowed)
+    if value not in choices:
+        raise SohoError(f"{name}={value!r} is not known; expected one of {', '.join(choices)}")
+
+
+def check_config_fields(fields: Iterable[str]) -> None:
+    """Refuse names that are no field of `SohoConfig`.
+
+    Raises:
+        SohoError: names the unknown field and the nearest valid one.
+    """
+    known = [name for name in SohoConfig().to_dict() if not name.startswith("_")]
+    for field in fields:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, 1, 0.0)
+            raise SohoError(f"unknown model field 'model.config.{field}'; did you mean 'model.config.{near[0]}'?")

@@ -1,0 +1,116 @@
+"""Text embedding and fusion Transformer: BERT's parts (post-layer-norm), over [text ; visual] (section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from soho.models.configuration_soho import SohoConfig
+
+
+class TextEmbedding(nn.Module):
+    """BERT's text embedding: word + learned position + token type 0, layer norm, dropout."""
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Embed token ids (T, L); returns (T, L, C)."""
+        position = torch.arange(input_ids.shape[1], device=input_ids.device)
+        total = self.word_embeddings(input_ids) + self.position_embeddings(position)
+        return self.dropout(self.norm(total + self.token_type_embeddings.weight[0]))
+
+
+class FusionLayer(GradientCheckpointingLayer):
+    """One post-layer-norm Transformer layer."""
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.intermediate = nn.Linear(width, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, width)
+        self.output_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def _split(self, hidden: Tensor) -> Tensor:
+        return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (P, heads, S, C / heads)
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor, cls_only: bool = False, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the layer.
+
+        Args:
+            hidden: (P, S, C).
+            mask: (P, S) bool, True at positions that may be attended to.
+            cls_only: compute only the row of [CLS]; every position is still attended to.
+            output_attentions: also return the attention weights.
+
+        Returns:
+            (P, S, C), or (P, 1, C) with `cls_only`; and (P, heads, S or 1, S) weights or None.
+        """
+        rows = hidden[:, :1] if cls_only else hidden
+        query, key, value = (
+            self._split(self.query(rows)),
+            self._split(self.key(hidden)),
+            self._split(self.value(hidden)),
+        )
+        keys = mask[:, None, None, :]
+        weights: Tensor | None = None
+        if output_attentions:
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+            weights = scores.masked_fill(~keys, torch.finfo(scores.dtype).min).softmax(-1)
+            mixed = F.dropout(weights, self.attention_dropout, self.training) @ value
+        else:
+            dropout = self.attention_dropout if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        hidden = self.attention_norm(rows + self.dropout(self.attention_output(mixed)))
+        inner = self.output(F.gelu(self.intermediate(hidden)))
+        return self.output_norm(hidden + self.dropout(inner)), weights
+
+
+class FusionTransformer(nn.Module):
+    """The multi-layer Transformer that reads text and visual tokens as one sequence."""
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        cls_only: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        """Fuse (P, S, C) tokens under a (P, S) bool mask.
+
+        `cls_only` spares the last layer everything but the [CLS] row: all that a classification task reads.
+
+        Returns:
+            The last hidden state, all hidden states (embedding first) or None, all attention weights or None.
+        """
+        states, attentions = [hidden], []
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            hidden, weights = layer(hidden, mask, cls_only and number == last, output_attentions)
+            states.append(hidden)
+            if weights is not None:
+                attentions.append(weights)
+        return hidden, tuple(states) if output_hidden_states else None, tuple(attentions) or None

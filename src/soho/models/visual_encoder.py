@@ -1,0 +1,145 @@
+"""The trainable visual encoder (section 3.1): CNN, 1x1 convolution, 2x2 max-pooling.
+
+The CNN is any transformers backbone, named by its configuration, or whatever a Python factory builds. A factory is
+called as `factory(pretrained=bool, **backbone_factory_args)` and returns an `nn.Module` with an attribute
+`out_channels: int` whose forward maps (B, 3, H, W) to (B, out_channels, ceil(H/32), ceil(W/32)).
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import nullcontext
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoBackbone, AutoConfig
+
+from soho.errors import SohoError
+from soho.models.configuration_soho import SohoConfig
+
+# Set by `from_pretrained(..., trust_remote_code=True)`: a model folder alone must never make us import code.
+FACTORY_ALLOWED: ContextVar[bool] = ContextVar("soho_factory_allowed", default=True)
+
+
+class VisualFeatures(NamedTuple):
+    """Output of the visual encoder.
+
+    Attributes:
+        features: (B, N, C) one vector per cell, row by row; zero at padding cells.
+        mask: (B, N) bool, True where a cell holds picture.
+        grid: (rows, columns) with rows * columns = N.
+    """
+
+    features: Tensor
+    mask: Tensor
+    grid: tuple[int, int]
+
+
+def call_factory(config: SohoConfig, *, pretrained: bool) -> nn.Module:
+    """Build the CNN named by `config.backbone_factory`.
+
+    Raises:
+        SohoError: the name is not `package.module:function`, cannot be imported, or builds something else than
+            a module with `out_channels`; or the factory comes from a model folder that was not trusted.
+    """
+    name = str(config.backbone_factory)
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise SohoError(f"backbone_factory={name!r} must read package.module:function")
+    # Factories of this package are no foreign code.
+    if not module_name.startswith("soho.") and not FACTORY_ALLOWED.get():
+        raise SohoError(
+            f"this model folder wants to run the code of {name!r} to build its CNN; pass trust_remote_code=True "
+            "if you trust whoever made it"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise SohoError(f"backbone_factory={name!r} cannot be imported: {error}") from None
+    try:
+        backbone = factory(pretrained=pretrained, **config.backbone_factory_args)
+    except TypeError as error:
+        raise SohoError(f"backbone_factory={name!r} does not take these arguments: {error}") from error
+    if not isinstance(backbone, nn.Module) or not isinstance(getattr(backbone, "out_channels", None), int):
+        raise SohoError(f"backbone_factory={name!r} must return an nn.Module with an integer out_channels")
+    for module in backbone.modules():
+        # A model folder must hold every buffer: `from_pretrained` fills those that it does not find with garbage.
+        module._non_persistent_buffers_set.clear()
+    return backbone
+
+
+def build_backbone(config: SohoConfig) -> tuple[nn.Module, int]:
+    """Build the CNN of a configuration with random weights.
+
+    Returns:
+        The module and its number of output channels.
+    """
+    if config.backbone_factory:
+        backbone = call_factory(config, pretrained=False)
+        for module in backbone.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]  # the factory has done its own initialisation
+        return backbone, int(backbone.out_channels)  # type: ignore[arg-type]
+    fields = dict(config.visual_backbone or {})
+    model_type = fields.pop("model_type", "resnet")
+    backbone_config = AutoConfig.for_model(model_type, **fields)
+    backbone_config.out_features = [backbone_config.stage_names[-1]]  # last stage only
+    backbone = AutoBackbone.from_config(backbone_config)
+    return backbone, int(backbone.channels[-1])
+
+
+class VisualEncoder(nn.Module):
+    """E of Eq. 1: the last CNN stage, a 1x1 convolution to C channels, then 2x2 max-pooling with ceil.
+
+    A 600 x 1000 picture gives ceil(600/64) x ceil(1000/64) = 10 x 16 = 160 tokens (section 4.5).
+    """
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        self.backbone, channels = build_backbone(config)
+        self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
+        self.hidden_size = config.hidden_size
+        self.feature_norm = config.visual_feature_norm
+        self.frozen = False
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze or thaw the CNN: no gradient reaches it and its batch-norm statistics stay (section 3.2)."""
+        self.frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VisualEncoder:
+        """Set the training mode; a frozen CNN stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> VisualFeatures:
+        """Encode whole pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) normalised pixels, zero where padded.
+            pixel_mask: (B, H, W) bool, True on picture.
+
+        Returns:
+            (B, N, C) features with their mask and grid; see `VisualFeatures`.
+        """
+        with torch.no_grad() if self.frozen else nullcontext():
+            output = self.backbone(pixel_values)
+        maps = output if isinstance(output, Tensor) else output.feature_maps[-1]  # (B, C', h, w)
+        maps = self.projection(maps)  # (B, C, h, w)
+        # A cell of the CNN's grid is valid where it covers any pixel of the picture. Padding cells are kept out of
+        # the pooling, so that the result is that of pooling the picture alone.
+        cells = F.adaptive_max_pool2d(pixel_mask.float().unsqueeze(1), maps.shape[-2:]) > 0  # (B, 1, h, w)
+        maps = F.max_pool2d(maps.masked_fill(~cells, float("-inf")), 2, ceil_mode=True)
+        mask = F.max_pool2d(cells.float(), 2, ceil_mode=True) > 0  # (B, 1, rows, columns)
+        maps = maps.masked_fill(~mask, 0.0)
+        grid = (maps.shape[-2], maps.shape[-1])
+        features = maps.flatten(2).transpose(1, 2)  # (B, N, C)
+        if self.feature_norm == "layer":
+            # Without learned scale: features keep the length of the N(0, 1) codes they are compared with.
+            features = F.layer_norm(features, (self.hidden_size,))
+        mask = mask.flatten(1)
+        return VisualFeatures(features * mask.unsqueeze(-1), mask, grid)

@@ -1,0 +1,116 @@
+"""One call: a picture and a text in, a match score or an answer out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+from transformers import AutoConfig
+
+from soho.data.images import decode
+from soho.data.schema import ImageRef
+from soho.errors import SohoError
+from soho.models.initialization import load_model
+from soho.models.modeling_soho import SohoForImageTextRetrieval, SohoForQuestionAnswering, SohoPreTrainedModel
+from soho.processing.processing_soho import SohoProcessor
+
+# Which class reads which kind of folder; a pre-training folder holds the match head, so it can score pairs.
+PREDICTORS: dict[str, type[SohoPreTrainedModel]] = {
+    "SohoForPreTraining": SohoForImageTextRetrieval,
+    "SohoForImageTextRetrieval": SohoForImageTextRetrieval,
+    "SohoForQuestionAnswering": SohoForQuestionAnswering,
+}
+
+Picture = Image.Image | str | Path
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a picture and a text.
+
+    Attributes:
+        text: the answer, or the text that was scored.
+        probability: of the answer (sigmoid), or that picture and text match (softmax over match / no match).
+    """
+
+    text: str
+    probability: float
+
+
+class SohoPipeline:
+    """A trained model with its processor, ready for pictures and texts.
+
+    Example:
+        >>> pipeline = SohoPipeline.from_pretrained("runs/demo/vqa/model")  # doctest: +SKIP
+        >>> pipeline.answer("kitchen.jpg", "how many chairs are there?")[0].text  # doctest: +SKIP
+        'two'
+    """
+
+    def __init__(self, model: SohoPreTrainedModel, processor: SohoProcessor) -> None:
+        self.model = model.eval()
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust_remote_code: bool = False) -> SohoPipeline:
+        """Load a model folder for the task it was trained for.
+
+        Raises:
+            SohoError: the folder holds no SOHO model, or one without a task head.
+        """
+        if not Path(folder).is_dir():
+            raise SohoError(f"{folder} is not a folder; expected one that a SOHO run wrote (…/model)")
+        try:
+            kinds = AutoConfig.from_pretrained(folder).architectures or ["none"]
+        except (OSError, ValueError) as error:
+            raise SohoError(f"{folder} holds no model configuration: {' '.join(str(error).split())[:150]}") from None
+        if kinds[0] not in PREDICTORS:
+            raise SohoError(f"{folder} holds a {kinds[0]}, which cannot predict; expected one of {', '.join(PREDICTORS)}")
+        model, _ = load_model(PREDICTORS[kinds[0]], str(folder), trust_remote_code=trust_remote_code)
+        return cls(model, SohoProcessor.from_pretrained(folder))
+
+    @torch.inference_mode()
+    def match(self, image: Picture, texts: str | list[str]) -> list[Prediction]:
+        """Score how well each text describes a picture.
+
+        Raises:
+            SohoError: the model answers questions instead, or the picture cannot be read.
+        """
+        if not isinstance(self.model, SohoForImageTextRetrieval):
+            raise SohoError("this model answers questions; use `answer`, or load a retrieval or pre-training model")
+        rows = [texts] if isinstance(texts, str) else texts
+        batch = self.processor(images=_open(image), text=rows, return_tensors="pt")
+        pairs = torch.zeros(len(rows), dtype=torch.long)
+        logits = self.model(**batch, pair_image_index=pairs).logits
+        return [Prediction(text, float(value)) for text, value in zip(rows, logits.softmax(-1)[:, 1])]
+
+    @torch.inference_mode()
+    def answer(self, image: Picture, question: str, top: int = 3) -> list[Prediction]:
+        """Return the `top` answers to a question about a picture, best first.
+
+        Raises:
+            SohoError: the model scores pairs instead, or the picture cannot be read.
+        """
+        if not isinstance(self.model, SohoForQuestionAnswering):
+            raise SohoError("this model scores pairs; use `match`, or load a question-answering model")
+        batch = self.processor(images=_open(image), text=[question], return_tensors="pt")
+        scores = self.model(**batch).logits[0].sigmoid()
+        answers = cast(list[str], self.model.config.answers)
+        best = scores.topk(min(top, len(answers)))
+        return [Prediction(answers[int(n)], float(p)) for p, n in zip(best.values, best.indices)]
+
+    def __call__(self, image: Picture, text: str) -> list[Prediction]:
+        """Answer or match, whichever the model can do."""
+        if isinstance(self.model, SohoForQuestionAnswering):
+            return self.answer(image, text)
+        return self.match(image, text)
+
+
+def _open(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if not Path(image).is_file():
+        raise SohoError(f"{image} is not a file; expected a picture")
+    return decode(ImageRef(str(image)))

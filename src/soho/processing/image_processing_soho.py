@@ -1,0 +1,170 @@
+"""Pictures to tensors: resize by the shorter edge, normalise, pad by the picture's own shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from soho.errors import SohoError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Picture = Image.Image | np.ndarray
+Size = tuple[int, int]
+
+
+class SohoImageKwargs(TypedDict, total=False):
+    """Fields of `SohoImageProcessor` that `from_pretrained` may override."""
+
+    do_resize: bool
+    shorter_edge: int
+    longer_edge: int
+    size_divisor: int
+    resample: int
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+
+
+class SohoImageProcessor(BaseImageProcessor):
+    """Turns pictures into normalised pixels with a mask of the real ones.
+
+    A picture is scaled so that its shorter edge has `shorter_edge` pixels unless the longer one would pass
+    `longer_edge` (section 4.1: 600 and 1000), normalised with ImageNet's mean and deviation and padded with zeros
+    (the mean colour) on the right and at the bottom to a multiple of `size_divisor`.
+
+    Args:
+        do_resize: False keeps the pictures' own sizes.
+        shorter_edge: pixels.
+        longer_edge: pixels.
+        size_divisor: 64 is what the CNN and the 2x2 max-pool divide by, so that no cell is cut.
+        resample: Pillow's filter number; 2 is bilinear.
+        image_mean: three values for pixels in [0, 1].
+        image_std: three values likewise.
+        **kwargs: what transformers stores with a processor.
+
+    Raises:
+        SohoError: a size below 1 or a longer edge below the shorter one.
+    """
+
+    model_input_names = ["pixel_values", "pixel_mask"]  # noqa: RUF012
+    valid_kwargs = SohoImageKwargs
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        shorter_edge: int = 600,
+        longer_edge: int = 1000,
+        size_divisor: int = 64,
+        resample: int = int(Image.Resampling.BILINEAR),
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 1 <= shorter_edge <= longer_edge:
+            raise SohoError(f"shorter_edge={shorter_edge} must lie in 1..longer_edge={longer_edge}")
+        if size_divisor < 1:
+            raise SohoError(f"size_divisor={size_divisor} must be at least 1")
+        self.do_resize = do_resize
+        self.shorter_edge = shorter_edge
+        self.longer_edge = longer_edge
+        self.size_divisor = size_divisor
+        self.resample = int(resample)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def target_size(self, width: int, height: int) -> Size:
+        """Return the (width, height) that a picture of `width` x `height` pixels is resized to."""
+        if not self.do_resize:
+            return width, height
+        scale = min(self.longer_edge / max(width, height), self.shorter_edge / min(width, height))
+        return _scaled(width, height, scale)
+
+    def padded_size(self, width: int, height: int) -> Size:
+        """Return the (width, height) of the tensor of a picture of `width` x `height` pixels."""
+        target = self.target_size(width, height)
+        divisor = self.size_divisor
+        return -(-target[0] // divisor) * divisor, -(-target[1] // divisor) * divisor
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        return_tensors: str | None = "pt",
+        pad_to_largest: bool = False,
+        canvas: Size | None = None,
+    ) -> BatchFeature:
+        """Return `pixel_values` (B, 3, H, W) float32 and `pixel_mask` (B, H, W) bool, True on picture.
+
+        Args:
+            images: one or several RGB pictures: Pillow images of any mode or (H, W, 3) uint8 arrays. A stored EXIF
+                orientation is not looked at here; `soho.data.images.decode` has obeyed it.
+            return_tensors: "pt" or "np".
+            pad_to_largest: allow pictures of different padded shapes in one call. Zeros inside a CNN change the
+                features near them, so a picture's result then depends on the others.
+            canvas: (width, height) of the tensor, whatever the pictures say; a picture that would not fit is made
+                smaller. For batches whose shape is settled before the pictures are read.
+
+        Raises:
+            SohoError: no picture, something else than a picture, or pictures of different padded shapes.
+        """
+        given = [images] if isinstance(images, (Image.Image, np.ndarray)) else images
+        pictures = [_rgb(image) for image in given]
+        if not pictures:
+            raise SohoError("no picture was given; expected a Pillow image, an (H, W, 3) uint8 array or a list of them")
+        width, height = canvas or self._canvas([picture.size for picture in pictures], pad_to_largest)
+        values = np.zeros((len(pictures), 3, height, width), dtype=np.float32)
+        mask = np.zeros((len(pictures), height, width), dtype=bool)
+        for row, picture in enumerate(pictures):
+            self._write(picture, values[row], mask[row])
+        return BatchFeature({"pixel_values": values, "pixel_mask": mask}, tensor_type=return_tensors)
+
+    preprocess = __call__
+
+    def _canvas(self, sizes: list[Size], pad_to_largest: bool) -> Size:
+        padded = {self.padded_size(*size) for size in sizes}
+        if len(padded) > 1 and not pad_to_largest:
+            shapes = ", ".join(f"{width}x{height}" for width, height in sorted(padded))
+            raise SohoError(
+                f"these pictures have different padded shapes ({shapes}), and a picture's result must not depend on "
+                "the others; give one shape per call, or pass pad_to_largest=True to pad them all alike"
+            )
+        return max(width for width, _ in padded), max(height for _, height in padded)
+
+    def _write(self, picture: Image.Image, values: np.ndarray, mask: np.ndarray) -> None:
+        """Put a picture into the upper left corner of `values` (3, H, W) and `mask` (H, W)."""
+        width, height = self.target_size(*picture.size)
+        room_height, room_width = mask.shape
+        if width > room_width or height > room_height:
+            width, height = _scaled(width, height, min(room_width / width, room_height / height))
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling(self.resample))
+        std = np.asarray(self.image_std, dtype=np.float64)
+        # (x / 255 - mean) / std as one multiplication and one addition, written where it belongs.
+        factor = (1.0 / (255.0 * std)).astype(np.float32)[:, None, None]
+        offset = (-np.asarray(self.image_mean, dtype=np.float64) / std).astype(np.float32)[:, None, None]
+        corner = values[:, :height, :width]
+        np.multiply(np.asarray(picture).transpose(2, 0, 1), factor, out=corner)
+        corner += offset
+        mask[:height, :width] = True
+
+
+def _scaled(width: int, height: int, scale: float) -> Size:
+    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+
+
+def _rgb(image: Any) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise SohoError(
+                f"an array of shape {image.shape} and type {image.dtype} is no picture; expected (H, W, 3) uint8"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise SohoError(f"{type(image).__name__} is no picture; expected a Pillow image or an (H, W, 3) uint8 array")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,146 @@
+"""From a recipe to a trained model or a table of figures: what the commands do, callable from Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from soho.data.check import check
+from soho.data.check_report import CheckReport
+from soho.errors import SohoError
+from soho.models.initialization import LoadReport, load_model, load_tokenizer
+from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.tasks import Processes, Task, build_task
+from soho.training.recipe import Recipe
+from soho.training.processes import make_accelerator
+from soho.training.protocols import TrainingSummary
+from soho.training.run_info import check_same_recipe, save_run_info
+from soho.training.trainer import Trainer
+
+MODEL_FOLDER = "model"
+
+
+@dataclass
+class TrainedRun:
+    """What `train` leaves.
+
+    Attributes:
+        model_folder: holds weights, configuration and processor; `from_pretrained` reads it.
+        load_report: what the model was made from.
+        summary: steps, losses, time.
+    """
+
+    model_folder: Path
+    load_report: LoadReport
+    summary: TrainingSummary
+
+
+def train(recipe: Recipe) -> TrainedRun:
+    """Train the recipe's model; continues by itself where an earlier run of the same recipe stopped.
+
+    Raises:
+        SohoError: anything wrong in recipe, data or weights, in one sentence.
+    """
+    accelerator = make_accelerator(recipe.training.precision)
+    check_same_recipe(recipe.output, recipe)
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    task = build_task(recipe)
+    data = task.train_loader(processes)
+    model, report = task.build_model()
+    _tell(accelerator, [*report.lines(), *task.notes])
+    save_run_info(recipe.output, recipe, accelerator)
+    evaluate_model = None
+    if recipe.data.validation and recipe.training.evaluate_every:
+
+        def evaluate_model(current: nn.Module, step: int) -> dict[str, float]:
+            assert isinstance(current, SohoPreTrainedModel)
+            return task.evaluate(current, "validation", processes)
+
+    trainer = Trainer(
+        model, data, recipe.training, recipe.output, recipe.seed, evaluate=evaluate_model, accelerator=accelerator
+    )
+    summary = trainer.fit()
+    folder = recipe.output / MODEL_FOLDER
+    if accelerator.is_main_process:
+        task.processor.save_pretrained(folder)
+        lines = [*report.lines(), *task.notes, *(f"broken picture, skipped: {name}" for name in data.broken)]
+        (recipe.output / "load_report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if data.broken:
+        _tell(accelerator, [f"{len(data.broken)} pictures could not be decoded and were skipped: {data.broken[:5]}"])
+    accelerator.wait_for_everyone()
+    return TrainedRun(folder, report, summary)
+
+
+def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | None = None) -> dict[str, float]:
+    """Measure a model on a split and write the figures into the run's folder.
+
+    Args:
+        recipe: names task and data.
+        split: "train", "validation" or "test".
+        model_folder: default: the run's own model, else the recipe's start (zero-shot).
+
+    Returns:
+        Name -> figure; also written to `metrics-<split>.json`.
+
+    Raises:
+        SohoError: there is no model to measure, or the data are wrong.
+    """
+    accelerator = make_accelerator(recipe.training.precision)
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    task, model = trained_model(recipe, model_folder)
+    model.to(accelerator.device)
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    figures = task.evaluate(model, split, processes, out=recipe.output / f"scores-{split}")
+    if accelerator.is_main_process:
+        path = recipe.output / f"metrics-{split}.json"
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _tell(accelerator, task.notes)
+    return figures
+
+
+def trained_model(recipe: Recipe, model_folder: Path | None = None) -> tuple[Task, SohoPreTrainedModel]:
+    """Load the model of a finished run (or another folder) together with its task.
+
+    Raises:
+        SohoError: there is no such model.
+    """
+    own = recipe.output / MODEL_FOLDER
+    folder = model_folder or (own if own.is_dir() else None)
+    source = str(folder) if folder else recipe.model.start
+    if not source:
+        raise SohoError(f"{own} does not exist yet and the recipe names no model.start; train first, or name a model")
+    if folder is not None and not Path(folder).is_dir():
+        raise SohoError(f"{folder} is not a folder; expected one that holds a trained model")
+    # Our own run may bring its own CNN factory; anybody else's folder only the one our recipe names.
+    trusted = folder == own or bool(recipe.model.backbone_factory)
+    recipe = recipe.model_copy(deep=True)
+    recipe.model.start = source
+    task = build_task(recipe)
+    model, _ = load_model(task.model_class, source, trust_remote_code=trusted)
+    return task, model
+
+
+def check_data(recipe: Recipe) -> CheckReport:
+    """Read everything the recipe names once; see `soho.data.check`."""
+    data = recipe.data
+    sections = {name: getattr(data, name) for name in ("train", "validation", "test") if getattr(data, name)}
+    if not sections:
+        raise SohoError("the recipe names no data: data.train, data.validation and data.test are empty")
+    length = None
+    source = recipe.model.start or recipe.model.text
+    if source:
+        tokenizer = load_tokenizer(source)
+
+        def length(text: str) -> int:
+            return len(tokenizer(text)["input_ids"])
+
+    return check(sections, recipe.task, length, data.text_length, progress=True)
+
+
+def _tell(accelerator: Accelerator, lines: list[str]) -> None:
+    for line in lines:
+        accelerator.print(line)

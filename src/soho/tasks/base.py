@@ -1,0 +1,194 @@
+"""What a task is: a model class, the way examples become a batch, a measure. The loop and the optimizer know no task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from soho.data.batching import AspectRatioBatches
+from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey, resolve_sizes
+from soho.data.sources import LoadNotes, Source
+from soho.errors import SohoError
+from soho.models.configuration_soho import SohoConfig, check_config_fields
+from soho.models.initialization import (
+    LoadReport,
+    backbone_config_fields,
+    load_model,
+    load_tokenizer,
+    new_model,
+    text_config_fields,
+)
+from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.processing.image_processing_soho import SohoImageProcessor
+from soho.processing.processing_soho import SohoProcessor
+from soho.processing.vocabulary import train_wordpiece
+from soho.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to draw in an epoch.
+
+    Attributes:
+        example: the record; it has `image`, `width` and `height`.
+        part: which of the example's captions, caption groups or rows.
+        size: (width, height) of the picture, filled in by `Task.loader`.
+    """
+
+    example: Any
+    part: int = 0
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class Task(ABC):
+    """One task of the paper, set up from a recipe.
+
+    Attributes:
+        name: the recipe's `task` value.
+        model_class: the SOHO class with this task's head.
+        visual_input: what the Transformer reads unless the recipe says otherwise (section 4.2).
+        recipe: the settings.
+        processor: turns pictures and texts into tensors.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[SohoPreTrainedModel]]
+    visual_input: ClassVar[str] = "features"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._loaded: dict[str, list[Any]] = {}
+        self.notes: list[str] = []
+        self.processor = self._build_processor()
+
+    # What a new task has to say -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self, split: str) -> list[Any]:
+        """Read the examples of a split ("train", "validation", "test") named in the recipe."""
+
+    @abstractmethod
+    def texts(self) -> Sequence[str]:
+        """Return the training texts a WordPiece vocabulary is trained on where no BERT is named."""
+
+    @abstractmethod
+    def train_loader(self, processes: Processes) -> EpochLoader:
+        """Return the training batches of one process."""
+
+    @abstractmethod
+    def evaluate(
+        self, model: SohoPreTrainedModel, split: str, processes: Processes, out: Path | None = None
+    ) -> dict[str, float]:
+        """Measure a model on a split; every process calls it, all return the same figures."""
+
+    def config_fields(self) -> dict[str, Any]:
+        """Return fields of `SohoConfig` that the data decide."""
+        return {}
+
+    # What all tasks share -----------------------------------------------------------------------------------------
+
+    def examples(self, split: str) -> list[Any]:
+        """Read a split once.
+
+        Raises:
+            SohoError: the recipe names no source for it.
+        """
+        if split not in self._loaded:
+            if not getattr(self.recipe.data, split):
+                raise SohoError(f"the recipe names no source under data.{split}, which this command needs")
+            self._loaded[split] = self.load(split)
+        return self._loaded[split]
+
+    def build_model(self) -> tuple[SohoPreTrainedModel, LoadReport]:
+        """Build the model of the recipe, from its start or its pre-trained parts.
+
+        Raises:
+            SohoError: an unknown configuration field, or weights that do not fit.
+        """
+        section = self.recipe.model
+        check_config_fields(section.config)
+        fields = {"visual_input": self.visual_input, **self.config_fields(), **section.config}
+        if section.start:
+            # Naming a factory in one's own recipe is asking for its code; a folder alone is not.
+            trusted = bool(section.backbone_factory)
+            return load_model(self.model_class, section.start, trust_remote_code=trusted, **fields)
+        tokenizer = self.processor.tokenizer
+        ids = {"mask_token_id": tokenizer.mask_token_id, "pad_token_id": tokenizer.pad_token_id}
+        sizes = text_config_fields(section.text, section.text_layers) if section.text else {}
+        sizes.setdefault("vocab_size", len(tokenizer))
+        if section.backbone_factory:
+            ids |= {"backbone_factory": section.backbone_factory, "backbone_factory_args": section.backbone_factory_args}
+        elif section.backbone:
+            ids["visual_backbone"] = backbone_config_fields(section.backbone)
+        elif section.backbone_config:
+            ids["visual_backbone"] = section.backbone_config
+        config = SohoConfig(**{**sizes, **ids, **fields})
+        return new_model(self.model_class, config, text=section.text, backbone=section.backbone)
+
+    def _build_processor(self) -> SohoProcessor:
+        data, section = self.recipe.data, self.recipe.model
+        images = SohoImageProcessor(shorter_edge=data.shorter_edge, longer_edge=data.longer_edge)
+        source = section.start or section.text
+        if source:
+            tokenizer = load_tokenizer(source)
+        else:
+            tokenizer = train_wordpiece(self.texts(), section.vocabulary_size)
+        return SohoProcessor(image_processor=images, tokenizer=tokenizer, text_length=data.text_length)
+
+    def load_sources(self, split: str, read: Callable[[Source], tuple[list[Any], LoadNotes]]) -> list[Any]:
+        """Read every source of a split with one of `load_captions`, `load_questions`; keeps what they note."""
+        examples: list[Any] = []
+        for source in getattr(self.recipe.data, split):
+            rows, notes = read(source)
+            examples += rows
+            self.notes += notes.lines()
+        if not examples:
+            raise SohoError(f"data.{split} holds no example; `soho data check` tells what was dropped and why")
+        return examples
+
+    def loader(
+        self,
+        items: Sequence[Item],
+        load: Callable[[Item, SampleKey], dict[str, Any]],
+        collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+        processes: Processes,
+        *,
+        batch_size: int,
+        shuffle: bool,
+    ) -> EpochLoader:
+        """Return batches of one padded shape each.
+
+        A picture whose size cannot even be read is left out, counted and named in `notes`.
+        """
+        unique = {str(item.example.image): item.example for item in items}
+        sizes = dict(zip(unique, resolve_sizes(list(unique.values()))))
+        broken = [name for name, size in sizes.items() if size[0] == 0]
+        if broken:
+            self.notes.append(f"{len(broken)} pictures cannot be read and are left out: {', '.join(broken[:5])}")
+        kept = [replace(item, size=sizes[str(item.example.image)]) for item in items]
+        kept = [item for item in kept if item.size[0]]
+        if not kept:
+            raise SohoError("none of the pictures can be read; `soho data check` names them")
+        batches = AspectRatioBatches(
+            [self.processor.image_processor.padded_size(*item.size) for item in kept],
+            batch_size,
+            self.recipe.seed,
+            world_size=processes.world_size,
+            rank=processes.rank,
+            shuffle=shuffle,
+        )
+        dataset = ExampleDataset(kept, load)
+        return EpochLoader(dataset, batches, collate, workers=self.recipe.data.workers, seed=self.recipe.seed)

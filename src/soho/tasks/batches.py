@@ -1,0 +1,89 @@
+"""Small steps that every task's batches share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soho.data.dataset import EpochLoader
+from soho.data.images import decode
+from soho.data.schema import ImageRef
+from soho.processing.image_processing_soho import SohoImageProcessor
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Pixels = tuple[Tensor, Tensor]
+
+
+def read_pixels(processor: SohoImageProcessor, image: ImageRef, size: tuple[int, int]) -> Pixels:
+    """Decode one picture; returns (3, H, W) float32 and its (H, W) bool mask, padded by its own shape alone.
+
+    The shape is that of the declared `size` (width, height), by which its batch was formed; a picture that turns out
+    to be of another size is fitted into it.
+    """
+    encoded = processor(images=decode(image), return_tensors="pt", canvas=processor.padded_size(*size))
+    return encoded["pixel_values"][0], encoded["pixel_mask"][0]
+
+
+def blank_pixels(processor: SohoImageProcessor, size: tuple[int, int], *, visible: bool = False) -> Pixels:
+    """Return mean-grey pixels of the shape a picture of `size` (width, height) would have.
+
+    Args:
+        processor: decides the padded shape.
+        size: of the picture that is not read.
+        visible: False marks every pixel as padding (a filler); True lets the model look at grey.
+    """
+    width, height = processor.padded_size(*size)
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    if visible:
+        inner = processor.target_size(*size)
+        mask[: inner[1], : inner[0]] = True
+    return torch.zeros(3, height, width), mask
+
+
+def stack_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack pictures of one padded shape into (B, 3, H, W) and (B, H, W)."""
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "pixel_mask": torch.stack([sample["pixel_mask"] for sample in samples]),
+    }
+
+
+def pad_texts(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> tuple[Tensor, Tensor]:
+    """Pad rows of ids to the longest; returns (T, L) int64 and the 0/1 attention mask (T, L)."""
+    length = max(len(row) for row in rows)
+    padded = torch.full((len(rows), length), value, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.as_tensor(np.asarray(row))
+        mask[number, : len(row)] = 1
+    return padded, mask
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision name (fp32: disabled)."""
+    dtype = AUTOCAST[precision]
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def inference(
+    model: nn.Module, loader: EpochLoader, precision: str, epoch: int = 0
+) -> Iterator[tuple[dict[str, Tensor], Any]]:
+    """Run a model over all batches in evaluation mode; yields (batch, output).
+
+    The model's training mode is restored afterwards.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for batch in loader.epoch(epoch):
+                batch = {name: value.to(device) for name, value in batch.items()}
+                yield batch, model(**batch)
+    finally:
+        model.train(training)

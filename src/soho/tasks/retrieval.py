@@ -1,0 +1,161 @@
+"""Image-text retrieval: is this pair aligned? (section 4.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soho.data.dataset import EpochLoader, SampleKey
+from soho.data.schema import CaptionedImage
+from soho.data.sources import load_captions
+from soho.evaluation.metrics import chance_recalls, retrieval_recalls
+from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_all_pairs
+from soho.models.losses import IGNORE
+from soho.models.modeling_soho import SohoForImageTextRetrieval, SohoPreTrainedModel
+from soho.tasks.base import Item, Processes, Task
+from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, read_pixels, stack_pixels
+
+
+class RetrievalTask(Task):
+    """Retrieval on captioned pictures: t aligned pairs a batch, the other t - 1 captions of each picture unaligned."""
+
+    name: ClassVar[str] = "retrieval"
+    model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForImageTextRetrieval
+
+    def load(self, split: str) -> list[CaptionedImage]:
+        """Read all caption sources of a split."""
+        return self.load_sources(split, load_captions)
+
+    def texts(self) -> Sequence[str]:
+        """Return all training captions."""
+        return [caption for image in self.examples("train") for caption in image.captions]
+
+    def train_loader(self, processes: Processes) -> EpochLoader:
+        """Return batches of t aligned pairs; every caption comes once an epoch."""
+        items = [
+            Item(example, number) for example in self.examples("train") for number in range(len(example.captions))
+        ]
+        return self.loader(
+            items,
+            self._sample,
+            collate_grid,
+            processes,
+            batch_size=self.recipe.training.batch_size,
+            shuffle=True,
+        )
+
+    def _sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
+        processor = self.processor
+        if key.filler:
+            pixels, mask = blank_pixels(processor.image_processor, item.size)
+        else:
+            pixels, mask = read_pixels(processor.image_processor, item.example.image, item.size)
+        return {
+            "pixel_values": pixels,
+            "pixel_mask": mask,
+            "ids": processor.encode(item.example.captions[item.part]),
+            "photo_key": item.example.photo_key,
+            "filler": key.filler,
+        }
+
+    def evaluate(
+        self, model: SohoPreTrainedModel, split: str, processes: Processes, out: Path | None = None
+    ) -> dict[str, float]:
+        """Score all pictures against all captions of a split.
+
+        Returns:
+            TR and IR recalls and median ranks, and each one's chance level under `chance/`. With
+            `evaluation.max_images` / `max_texts` the gallery is the first n of each, and the figures say so by
+            `images` and `texts`.
+        """
+        assert isinstance(model, SohoForImageTextRetrieval)
+        scores, text_image = self.score(model, split, processes, out)
+        figures = dict(retrieval_recalls(scores, text_image))
+        chance = chance_recalls(len(scores), text_image)
+        figures |= {f"chance/{name}": value for name, value in chance.items()}
+        return {**figures, "images": float(len(scores)), "texts": float(len(text_image))}
+
+    def score(
+        self, model: SohoForImageTextRetrieval, split: str, processes: Processes, out: Path | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (images, texts) scores of a split and the (texts,) index of each text's picture."""
+        settings = self.recipe.evaluation
+        examples = self.examples(split)[: settings.max_images]
+        captions = [(row, caption) for row, example in enumerate(examples) for caption in example.captions]
+        captions = captions[: settings.max_texts]
+        text_image = np.array([row for row, _ in captions])
+        ids, attention = pad_texts([self.processor.encode(caption) for _, caption in captions], 0)
+        items = [Item(example, row) for row, example in enumerate(examples)]
+        # Every process encodes all pictures (cheap beside fusion) and fuses its share of the pairs.
+        loader = self.loader(
+            items, self._image_sample, collate_images, Processes(), batch_size=settings.batch_size, shuffle=False
+        )
+        device = next(model.parameters()).device
+        training = model.training
+        model.eval()
+        scores = score_all_pairs(
+            model,
+            _image_batches(loader),
+            ids,
+            attention,
+            pair_batch=settings.pair_batch,
+            dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32,
+            out=out,
+            device=device,
+            autocast=AUTOCAST[settings.precision],
+            fingerprint=fingerprint_of(
+                model,
+                [str(example.image) for example in examples],
+                [caption for _, caption in captions],
+                self.processor.image_processor.to_dict(),
+                settings.precision,
+            ),
+            image_count=len(examples),
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+        model.train(training)
+        return gather_scores(scores, len(examples)), text_image
+
+    def _image_sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
+        reading = not key.filler
+        processor = self.processor.image_processor
+        pixels, mask = (
+            read_pixels(processor, item.example.image, item.size) if reading else blank_pixels(processor, item.size)
+        )
+        return {"pixel_values": pixels, "pixel_mask": mask, "row": item.part}
+
+
+def _image_batches(loader: EpochLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for batch in loader.epoch(0):
+        yield batch["pixel_values"], batch["pixel_mask"], batch["rows"]
+
+
+def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Join pictures and the numbers of their rows."""
+    return {**stack_pixels(samples), "rows": torch.tensor([sample["row"] for sample in samples])}
+
+
+def collate_grid(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Pair every picture of a batch with every caption of it: t x t pairs, the diagonal aligned.
+
+    A caption of the same photograph off the diagonal is no negative: its label is ignored. So are fillers.
+    """
+    batch = stack_pixels(samples)
+    batch["input_ids"], batch["attention_mask"] = pad_texts([sample["ids"] for sample in samples], 0)
+    count = len(samples)
+    batch["pair_image_index"] = torch.arange(count).repeat_interleave(count)
+    batch["pair_text_index"] = torch.arange(count).repeat(count)
+    labels = torch.eye(count, dtype=torch.long)
+    for row, left in enumerate(samples):
+        for column, right in enumerate(samples):
+            same_photo = row != column and left["photo_key"] == right["photo_key"]
+            if same_photo or left["filler"] or right["filler"]:
+                labels[row, column] = IGNORE
+    batch["labels"] = labels.flatten()
+    return batch

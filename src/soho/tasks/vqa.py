@@ -1,0 +1,174 @@
+"""Visual question answering as classification over an answer vocabulary (section 4.2.2)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from soho.data.dataset import EpochLoader, SampleKey
+from soho.data.schema import VisualQuestion
+from soho.data.sources import load_questions
+from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
+from soho.errors import SohoError
+from soho.evaluation.metrics import merge_processes
+from soho.evaluation.vqa_score import VqaScore
+from soho.models.losses import IGNORE
+from soho.models.modeling_soho import SohoForQuestionAnswering, SohoPreTrainedModel
+from soho.tasks.base import Item, Processes, Task
+from soho.tasks.batches import blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+
+
+class VqaTask(Task):
+    """Question answering; `data.image_blind` gives the question-only baseline."""
+
+    name: ClassVar[str] = "vqa"
+    model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+
+    def load(self, split: str) -> list[VisualQuestion]:
+        """Read all question sources of a split."""
+        return self.load_sources(split, load_questions)
+
+    def texts(self) -> Sequence[str]:
+        """Return all training questions."""
+        return [example.question for example in self.examples("train")]
+
+    def config_fields(self) -> dict[str, Any]:
+        """Return the answer vocabulary: from the model folder, from `data.answers`, or built from the training set."""
+        return {"answers": self.answers()}
+
+    def answers(self) -> list[str]:
+        """Return the answer vocabulary in index order.
+
+        Raises:
+            SohoError: `data.answers` is no list of strings, or no answer is frequent enough.
+        """
+        data = self.recipe.data
+        if data.answers:
+            return read_answers(data.answers)
+        answers = build_answer_vocabulary(self.examples("train"), data.answer_minimum_count)
+        if not answers:
+            raise SohoError(
+                f"no training answer occurs data.answer_minimum_count={data.answer_minimum_count} times; lower it"
+            )
+        return answers
+
+    def train_loader(self, processes: Processes) -> EpochLoader:
+        """Return batches of questions that have at least one answer of the vocabulary."""
+        vocabulary = {answer: number for number, answer in enumerate(self.answers())}
+        kept = [example for example in self.examples("train") if soft_scores(example.answers, vocabulary)]
+        dropped = len(self.examples("train")) - len(kept)
+        if dropped:
+            self.notes.append(f"{dropped} training questions have no answer of the vocabulary and are left out")
+        if not kept:
+            raise SohoError("no training question has an answer of the vocabulary; check data.answers")
+        sampler = QuestionSampler(self, vocabulary)
+        items = [Item(example) for example in kept]
+        batch_size = self.recipe.training.batch_size
+        return self.loader(items, sampler, collate_questions, processes, batch_size=batch_size, shuffle=True)
+
+    def predictions(
+        self, model: SohoForQuestionAnswering, split: str, processes: Processes, top: int = 1
+    ) -> dict[int, list[tuple[str, float]]]:
+        """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
+        answers = model.config.answers
+        items = [Item(example, row) for row, example in enumerate(self.examples(split))]
+        sampler = QuestionSampler(self, {})
+        loader = self.loader(
+            items,
+            sampler,
+            collate_questions,
+            processes,
+            batch_size=self.recipe.evaluation.batch_size,
+            shuffle=False,
+        )
+        chosen: dict[int, list[tuple[str, float]]] = {}
+        for batch, output in inference(model, loader, self.recipe.evaluation.precision):
+            best = output.logits.sigmoid().topk(min(top, len(answers)), dim=1)
+            for row, values, numbers in zip(batch["rows"].tolist(), best.values.tolist(), best.indices.tolist()):
+                if row >= 0:
+                    chosen[row] = [(answers[number], value) for number, value in zip(numbers, values)]
+        return chosen
+
+    def evaluate(
+        self, model: SohoPreTrainedModel, split: str, processes: Processes, out: Path | None = None
+    ) -> dict[str, float]:
+        """Return the VQA accuracy, overall and by type, beside always giving the most frequent training answer."""
+        assert isinstance(model, SohoForQuestionAnswering)
+        examples = self.examples(split)
+        majority = self.majority_answer()
+        score, baseline = VqaScore(), VqaScore()
+        for row, best in self.predictions(model, split, processes).items():
+            example = examples[row]
+            if example.answers:
+                score.update(best[0][0], example.answers, example.answer_type, example.question_type)
+                baseline.update(majority, example.answers)
+        score, baseline = merge_processes(score), merge_processes(baseline)
+        return {**score.result(), "majority": baseline.result()["accuracy"]}
+
+    def majority_answer(self) -> str:
+        """Return the most frequent answer of the training split ("yes" where there is none)."""
+        if not self.recipe.data.train:
+            return "yes"
+        counts = Counter(answer for example in self.examples("train") for answer in example.answers)
+        return counts.most_common(1)[0][0] if counts else "yes"
+
+
+class QuestionSampler:
+    """Turns a question into pixels, token ids and soft answer scores."""
+
+    def __init__(self, task: VqaTask, vocabulary: dict[str, int]) -> None:
+        self.processor = task.processor
+        self.vocabulary = vocabulary
+        self.blind = task.recipe.data.image_blind
+
+    def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
+        """Return one sample; see `collate_questions`."""
+        example: VisualQuestion = item.example
+        if key.filler or self.blind:
+            pixels, mask = blank_pixels(self.processor.image_processor, item.size, visible=not key.filler)
+        else:
+            pixels, mask = read_pixels(self.processor.image_processor, example.image, item.size)
+        sample = {
+            "pixel_values": pixels,
+            "pixel_mask": mask,
+            "ids": self.processor.encode(example.question),
+            "row": IGNORE if key.filler else item.part,
+        }
+        if self.vocabulary:
+            labels = torch.full((len(self.vocabulary),), float(IGNORE) if key.filler else 0.0)
+            if not key.filler:
+                for number, value in soft_scores(example.answers, self.vocabulary).items():
+                    labels[number] = value
+            sample["labels"] = labels
+        return sample
+
+
+def collate_questions(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Join questions into a batch; `labels` (B, A) where the samples carry them."""
+    batch = stack_pixels(samples)
+    batch["input_ids"], batch["attention_mask"] = pad_texts([sample["ids"] for sample in samples], 0)
+    batch["rows"] = torch.tensor([sample["row"] for sample in samples])
+    if "labels" in samples[0]:
+        batch["labels"] = torch.stack([sample["labels"] for sample in samples])
+    return batch
+
+
+def read_answers(path: Path) -> list[str]:
+    """Read an answer vocabulary: a JSON list of strings in index order.
+
+    Raises:
+        SohoError: the file is absent or holds something else.
+    """
+    try:
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SohoError(f"data.answers={path} cannot be read: {error}") from None
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise SohoError(f"data.answers={path} must hold a JSON list of strings, the answers in index order")
+    return answers

@@ -1,0 +1,236 @@
+"""One optimizer step: forward and backward over its micro-batches, then one update of all weights.
+
+The result does not depend on how the step's batch is cut into micro-batches and processes: every loss term is
+divided by the number of terms in the whole batch, counted beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from soho.errors import SohoError
+from soho.training.optimization import BACKBONE, build_optimizers, clip_gradients, set_learning_rates
+from soho.training.processes import average_batch_norm_statistics, share_buffers
+from soho.training.protocols import Batch
+from soho.training.recipe import TrainingSection
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step measured, over all its micro-batches and processes.
+
+    Attributes:
+        loss: the loss.
+        parts: loss part -> (mean, number of terms).
+        metrics: metric -> (sum, count).
+        images: images seen.
+        learning_rates: optimizer -> rate of this step; 0 for a frozen backbone.
+        gradient_norm: global L2 norm before clipping.
+        skipped: fp16 only: the gradients overflowed and no weight was changed.
+    """
+
+    loss: float
+    parts: dict[str, tuple[float, float]]
+    metrics: dict[str, tuple[float, float]]
+    images: int
+    learning_rates: dict[str, float]
+    gradient_norm: float
+    skipped: bool
+
+
+class OptimizerStep:
+    """Holds the model, its optimizers and the gradient scaler, and runs one step after the other.
+
+    Args:
+        model: an `nn.Module` that is a `TrainableModel`; moved to the device.
+        settings: the recipe's `training` section.
+        accelerator: from `make_accelerator`.
+    """
+
+    def __init__(self, model: Any, settings: TrainingSection, accelerator: Accelerator) -> None:
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.to(accelerator.device)
+        if settings.channels_last:
+            model.visual_backbone().to(memory_format=torch.channels_last)
+        self.model = model
+        self.settings = settings
+        self.accelerator = accelerator
+        with warnings.catch_warnings():
+            # torch renames `broadcast_buffers`; Accelerate passes the old name.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            self.wrapped = accelerator.prepare_model(_LossOnly(model))
+        share_buffers(model, accelerator)
+        self.optimizers = build_optimizers(model, model.visual_backbone(), settings)
+        self.frozen = False
+
+    def training_mode(self, frozen: bool) -> None:
+        """Switch dropout and the like on, with the CNN fixed or free."""
+        self.frozen = frozen
+        self.model.train()
+        self.model.freeze_visual_backbone(frozen)
+
+    def run(self, micro_batches: Sequence[Batch], learning_rate_factor: float, name: str) -> StepResult:
+        """Do one optimizer step.
+
+        Args:
+            micro_batches: this process's batches, on the CPU; equally many on every process.
+            learning_rate_factor: what the initial learning rates are multiplied by.
+            name: what an error calls this step.
+
+        Raises:
+            SohoError: a loss or (outside fp16) a gradient that is not finite.
+        """
+        rates = set_learning_rates(self.optimizers, learning_rate_factor)
+        denominators = self._loss_denominators(micro_batches)
+        totals = _Totals()
+        for position, batch in enumerate(micro_batches):
+            is_last = position == len(micro_batches) - 1
+            # Gradients travel between processes only once per optimizer step.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                loss, measured = self.wrapped(self._to_device(batch), denominators)
+                # Every process divides by the terms of all, so gradients must add up; data parallelism averages.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            totals.add({"loss": loss.detach(), **measured, "images": _image_count(batch, loss.device)})
+        values = totals.over_processes(self.accelerator)
+        _require_finite_losses(values, name)
+
+        norm, skipped = self._update_weights(name)
+        self.model.after_optimizer_step()
+        average_batch_norm_statistics(self.model, self.accelerator)
+        if self.frozen and BACKBONE in rates:
+            rates[BACKBONE] = 0.0
+        terms = {part: float(denominators[part]) if part in denominators else 1.0 for part in _named(values, "part")}
+        return StepResult(
+            loss=values["loss"],
+            parts={part: (value, terms[part]) for part, value in _named(values, "part").items()},
+            metrics={key: (value, values[f"count/{key}"]) for key, value in _named(values, "sum").items()},
+            images=round(values["images"]),
+            learning_rates=rates,
+            gradient_norm=norm,
+            skipped=skipped,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, buffers, optimizers and gradient scaler."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _loss_denominators(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Count the terms of each loss part over all micro-batches and processes."""
+        counts = _Totals()
+        for batch in micro_batches:
+            counts.add({name: count.cpu() for name, count in self.model.loss_counts(batch).items()})
+        return {
+            name: torch.tensor(value, device=self.accelerator.device)
+            for name, value in counts.over_processes(self.accelerator).items()
+        }
+
+    def _to_device(self, batch: Batch) -> dict[str, Tensor]:
+        moved = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        if self.settings.channels_last and "pixel_values" in moved:
+            moved["pixel_values"] = moved["pixel_values"].contiguous(memory_format=torch.channels_last)
+        return moved
+
+    def _update_weights(self, name: str) -> tuple[float, bool]:
+        """Clip, then step both optimizers or neither; return the norm before clipping, and whether it was neither."""
+        active = [o for key, o in self.optimizers.items() if key != BACKBONE or not self.frozen]
+        # Not through Accelerate's optimizer wrapper: with two optimizers it would unscale the second one twice.
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            for optimizer in active:
+                scaler.unscale_(optimizer)
+        norm = float(clip_gradients(self.model, self.settings.clip_norm))
+        overflow = not math.isfinite(norm)
+        if overflow and scaler is None:
+            raise SohoError(f"the gradient norm is {norm} at {name} although the loss is finite; {_ADVICE}")
+        if not overflow:
+            for optimizer in active:
+                optimizer.step()
+        if scaler is not None:
+            scaler.update()
+        self.model.zero_grad(set_to_none=True)
+        return norm, overflow
+
+
+class _LossOnly(nn.Module):
+    """The model as data parallelism sees it: only the loss carries a graph, logits are let go.
+
+    Data parallelism waits for the gradient of every parameter that an output depends on; outputs beside the loss
+    would make it wait in vain.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, loss_denominators: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.model(**batch, loss_denominators=dict(loss_denominators))
+        loss = output.loss
+        if not loss.requires_grad:
+            # No term at all in this micro-batch; the other processes still wait for its (zero) gradients.
+            loss = loss + sum(0.0 * p.sum() for p in self.model.parameters() if p.requires_grad)
+        measured = {f"part/{name}": value.detach() for name, value in output.loss_parts.items()}
+        for name, (total, count) in output.metrics.items():
+            measured |= {f"sum/{name}": total.detach(), f"count/{name}": count.detach()}
+        return loss, measured
+
+
+class _Totals:
+    """Adds up scalars by name, over micro-batches and then over processes."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.float().reshape(())
+            self._totals[name] = self._totals[name] + value if name in self._totals else value
+
+    def over_processes(self, accelerator: Accelerator) -> dict[str, float]:
+        names = sorted(self._totals)
+        if not names:
+            return {}
+        stacked = torch.stack([self._totals[name] for name in names]).to(accelerator.device)
+        return dict(zip(names, accelerator.reduce(stacked, "sum").tolist()))
+
+
+_ADVICE = "the checkpoints are sound: try a lower learning rate, a smaller clip_norm or precision=fp32"
+
+
+def _require_finite_losses(values: Mapping[str, float], name: str) -> None:
+    # A part says more than the sum it spoils, so parts are looked at first.
+    parts = {f"the loss part '{part}'": value for part, value in _named(values, "part").items()}
+    for what, value in {**parts, "the loss": values["loss"]}.items():
+        if not math.isfinite(value):
+            raise SohoError(f"{what} is {value} at {name}; {_ADVICE}")
+
+
+def _named(values: Mapping[str, float], kind: str) -> dict[str, float]:
+    return {key[len(kind) + 1 :]: value for key, value in values.items() if key.startswith(f"{kind}/")}
+
+
+def _image_count(batch: Batch, device: torch.device) -> Tensor:
+    first = batch.get("pixel_values", next(iter(batch.values())))
+    return torch.tensor(float(first.shape[0]), device=device)

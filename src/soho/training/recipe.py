@@ -1,0 +1,248 @@
+"""The recipe: every setting of a run, typed, described and checked.
+
+A recipe is a YAML file. `load_recipe` reads it, applies `key=value` overrides and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from soho.data.sources import Source
+from soho.errors import SohoError
+from soho.training.recipe_files import read_recipe_values
+from soho.training.recipe_messages import describe, error_sentence
+
+Precision = Literal["fp32", "bf16", "fp16"]
+# A recipe's paths come as text, so they alone are exempt from strict types ("yes" is no number, 1.5 no integer).
+AnyPath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """What the model is made of and where its weights start."""
+
+    start: str | None = Field(None, description="folder or hub id of a SOHO model to start from")
+    backbone: str | None = Field(None, description="ImageNet CNN to start from: local folder or hub id")
+    backbone_config: dict[str, Any] | None = Field(
+        None, description="transformers backbone config for a random start, e.g. {model_type: resnet, ...}"
+    )
+    backbone_factory: str | None = Field(
+        None, description="Python function that builds the CNN, 'package.module:function'"
+    )
+    backbone_factory_args: dict[str, Any] = Field({}, description="keyword arguments of backbone_factory")
+    text: str | None = Field(
+        None, description="BERT to start from: folder, hub id, or 'package:NAME/sub/folder' in an installed package"
+    )
+    text_layers: int | None = Field(None, ge=1, description="keep only the first n layers of `text`")
+    vocabulary_size: int = Field(
+        8192, ge=32, description="size of the WordPiece vocabulary trained on the captions where `text` is null"
+    )
+    config: dict[str, Any] = Field({}, description="fields of SohoConfig, e.g. {num_hidden_layers: 3}")
+
+
+class DataSection(Section):
+    """What is read and how examples are made from it."""
+
+    root: AnyPath | None = Field(None, description="folder that replaces {root} at the start of any path")
+    train: list[Source] = Field([], description="data sets to train on")
+    validation: list[Source] = Field([], description="data sets measured during training")
+    test: list[Source] = Field([], description="data sets of the final evaluation")
+    shorter_edge: int = Field(600, ge=32, description="pixels of the shorter image edge after resizing")
+    longer_edge: int = Field(1000, ge=32, description="upper bound in pixels of the longer image edge")
+    text_length: int = Field(16, ge=3, description="tokens per text with [CLS] and [SEP]; longer texts are cut")
+    captions_per_image_per_epoch: int | None = Field(
+        None, ge=1, description="at most this many captions of an image per epoch; null = all"
+    )
+    positives_per_image: int = Field(2, ge=1, description="pre-training: matching texts beside an image")
+    negatives_per_image: int = Field(2, ge=0, description="pre-training: texts of other photographs beside an image")
+    mask_probability: float = Field(0.15, gt=0, lt=1, description="share of text tokens that MLM masks")
+    answers: AnyPath | None = Field(None, description="answer vocabulary as JSON; null = built from the train set")
+    answer_minimum_count: int = Field(9, ge=1, description="an answer enters the vocabulary when it occurs this often")
+    image_blind: bool = Field(False, description="question-only baseline: every image is replaced by grey")
+    workers: int = Field(2, ge=0, description="data loading processes per training process")
+
+    @model_validator(mode="after")
+    def _edges_in_order(self) -> DataSection:
+        if self.longer_edge < self.shorter_edge:
+            raise ValueError(f"longer_edge ({self.longer_edge}) is below shorter_edge ({self.shorter_edge})")
+        return self
+
+
+class OptimizerSection(Section):
+    """One optimizer."""
+
+    name: Literal["sgd", "adamw"] = Field("adamw", description="which optimizer")
+    lr: float = Field(1e-4, ge=0, description="learning rate after warm-up, before any decay")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2, description="moment decays (adamw only)")
+    eps: float = Field(1e-6, gt=0, description="added to the denominator (adamw only)")
+
+
+class BackboneOptimizerSection(OptimizerSection):
+    """The optimizer of the visual backbone; the paper's values (section 4.1)."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="which optimizer")
+    lr: float = Field(1e-2, ge=0, description="learning rate after warm-up, before any decay")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+
+
+class ScheduleSection(Section):
+    """How the learning rates change; counted in optimizer steps."""
+
+    kind: Literal["step", "cosine", "constant", "linear"] = Field(
+        "step", description="step: times `factor` at each milestone; cosine, linear: down to 0 at the last step"
+    )
+    milestones: list[float] = Field(
+        [25.0, 35.0], description="epochs at which the rate drops; fractions allowed (step)"
+    )
+    factor: float = Field(0.1, gt=0, le=1, description="what the rate is multiplied by at a milestone (step)")
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up from 0")
+
+    @model_validator(mode="after")
+    def _milestones_in_order(self) -> ScheduleSection:
+        if self.milestones != sorted(self.milestones) or any(epoch < 0 for epoch in self.milestones):
+            raise ValueError(f"milestones must be epochs in ascending order, got {self.milestones}")
+        return self
+
+
+class TrainingSection(Section):
+    """The loop. An optimizer step is `accumulation` micro-batches on every process."""
+
+    epochs: int = Field(40, ge=1, description="passes over the training data")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, if earlier")
+    batch_size: int = Field(16, ge=1, description="images per process and micro-batch (retrieval: the t aligned pairs)")
+    accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
+    precision: Precision = Field("fp32", description="arithmetic of the forward and backward pass")
+    clip_norm: float | None = Field(10.0, gt=0, description="upper bound of the global gradient norm; null = none")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    channels_last: bool = Field(True, description="channels-last memory layout of the CNN")
+    freeze_backbone_epochs: int = Field(
+        0, ge=-1, description="the CNN stays fixed for the first n epochs, its batch norm too; -1 = always"
+    )
+    backbone_optimizer: BackboneOptimizerSection = Field(BackboneOptimizerSection(), description="optimizer of the CNN")
+    optimizer: OptimizerSection = Field(OptimizerSection(), description="optimizer of everything else")
+    decay_bias_and_norm: bool = Field(False, description="weight decay on biases and normalisation layers too")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="learning rates over time")
+    log_every: int = Field(20, ge=1, description="optimizer steps between log lines")
+    checkpoint_every: int | None = Field(
+        500, ge=1, description="optimizer steps between checkpoints; null = only at the end and when stopped"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    evaluate_every: float | None = Field(
+        None, gt=0, description="epochs between evaluations on data.validation, fractions allowed; null = never"
+    )
+    resume: bool = Field(True, description="continue from the newest checkpoint in `output`")
+
+
+class EvaluationSection(Section):
+    """How a model is measured; has no influence on training."""
+
+    batch_size: int = Field(32, ge=1, description="images or questions per batch")
+    max_images: int | None = Field(None, ge=1, description="retrieval: only the first n images")
+    max_texts: int | None = Field(None, ge=1, description="retrieval: only the first n captions")
+    pair_batch: int = Field(512, ge=1, description="retrieval: image-text pairs scored at once")
+    precision: Precision = Field("fp32", description="arithmetic of the forward pass")
+
+
+class Recipe(Section):
+    """Every setting of a run."""
+
+    task: Literal["pretraining", "retrieval", "vqa"] = Field(description="what is trained")
+    output: AnyPath = Field(description="folder of the run: model, checkpoints, log")
+    seed: int = Field(0, ge=0, description="all randomness follows from it")
+    model: ModelSection = Field(ModelSection(), description="the model and its start")
+    data: DataSection = Field(DataSection(), description="data sets and how examples are made")
+    training: TrainingSection = Field(TrainingSection(), description="the loop")
+    evaluation: EvaluationSection = Field(EvaluationSection(), description="measuring")
+
+    def dump(self, path: Path) -> None:
+        """Write the resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
+        path.write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """Return the resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge and check a recipe; see `recipe_files.read_recipe_values` for bases and overrides.
+
+    Args:
+        path: the YAML file. Relative paths inside it are relative to the current working directory.
+        overrides: `dotted.key=value` texts.
+
+    Returns:
+        The recipe, with every default filled in.
+
+    Raises:
+        SohoError: an unknown key (the nearest valid one is named), a wrong type or a value out of bounds.
+    """
+    found = read_recipe_values(Path(path), overrides)
+    try:
+        return Recipe.model_validate(found.values)
+    except ValidationError as error:
+        raise SohoError(error_sentence(error, found, Recipe)) from None
+
+
+def describe_recipe() -> str:
+    """Return every recipe key with its type, default and one-line description."""
+    return describe(Recipe, "A recipe is a YAML file with these keys (override on the command line: key=value).")
+
+
+# Fields that may differ between the parts of one resumed run: they steer where, how long and how often, not what.
+FREE_TO_CHANGE = (
+    "output",
+    "evaluation",
+    "data.root",
+    "data.validation",
+    "data.test",
+    "data.workers",
+    "training.epochs",
+    "training.max_steps",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.evaluate_every",
+    "training.resume",
+)
+
+
+def resume_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys in which two dumped recipes would train differently; empty = one run may continue.
+
+    Args:
+        before: `Recipe.model_dump(mode="json")` of the run so far.
+        now: the same of the recipe at hand.
+    """
+    old, new = dict(_flatten(before)), dict(_flatten(now))
+    return [
+        key
+        for key in dict.fromkeys([*new, *old])
+        if old.get(key) != new.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+    ]
+
+
+def _flatten(node: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
+    children: Iterator[tuple[Any, Any]]
+    if isinstance(node, Mapping):
+        children = iter(node.items())
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        # A key that is missing (an older version wrote the file) counts as null.
+        yield dotted, node
+        return
+    for key, value in children:
+        yield from _flatten(value, f"{dotted}.{key}" if dotted else str(key))

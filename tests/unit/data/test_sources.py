@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soho.data.sources import Source, load_captions, load_questions
+from soho.errors import SohoError
+from tests.unit.data.pictures import write_json, write_jsonl, write_pictures, zip_folder
+
+
+def test_one_image_place_may_stand_without_list() -> None:
+    assert Source(format="coco", annotations="a.json", images="photos").images == [Path("photos")]
+    assert Source(format="coco", annotations="a.json", images=["x.zip", "y"]).images == [Path("x.zip"), Path("y")]
+    assert Source(format="coco", annotations="a.json", images="x").title == "coco"
+    assert Source(format="coco", annotations="a.json", images="x", name="mine").title == "mine"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"format": "coco", "images": "x"}, "format coco needs annotations"),
+        ({"format": "coco", "annotations": "x"}, "format coco needs images"),
+        ({"format": "vqa2", "annotations": "x", "images": "x"}, "format vqa2 needs questions"),
+        ({"format": "coco", "annotations": "x", "images": "x", "split": "train"}, "split belongs to format karpathy"),
+        (
+            {"format": "jsonl", "annotations": "x", "split_file": "x"},
+            "split_file belongs to format flickr8k or flickr30k or coco, not to jsonl",
+        ),
+        ({"format": "jsonl", "annotations": "x", "limit": 0}, "greater than or equal to 1"),
+        ({"format": "jsonl", "annotations": "x", "on_missing": "ignore"}, "'error' or 'skip'"),
+        ({"format": "jsonl", "annotations": "x", "image": "x"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_fields_must_fit_the_format(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Source(**fields)
+
+
+def test_own_pictures_lie_beside_their_file_by_default(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a.jpg"])
+    path = write_jsonl(tmp_path / "own.jsonl", [{"image": "a.jpg", "caption": "x", "question": "y", "answer": "z"}])
+    source = Source(format="jsonl", annotations=path)
+    captions, notes = load_captions(source)
+    assert captions[0].image.path == str(tmp_path / "a.jpg")
+    assert (notes.source, notes.file) == ("jsonl", str(path))
+    assert load_questions(source)[0][0].answers == ("z",)
+
+
+def test_every_format_is_dispatched_with_its_fields(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", ["1.jpg", "22.jpg", "COCO_val2014_000000000001.jpg"])
+    archive = zip_folder(tmp_path / "p", tmp_path / "p.zip")
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("1.jpg#0\tone\n22.jpg#0\ttwo\n")
+    names = tmp_path / "names.txt"
+    names.write_text("22.jpg\n")
+    coco = write_json(
+        tmp_path / "coco.json",
+        {
+            "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 22, "file_name": "22.jpg"}],
+            "annotations": [{"image_id": 1, "id": 1, "caption": "x"}, {"image_id": 22, "id": 2, "caption": "y"}],
+        },
+    )
+    karpathy = write_json(
+        tmp_path / "k.json",
+        {
+            "images": [{"filename": "22.jpg", "cocoid": 22, "split": "val", "sentences": [{"raw": "x", "sentid": 1}]}],
+            "dataset": "coco",
+        },
+    )
+    regions = write_json(tmp_path / "vg.json", [{"id": 22, "regions": [{"region_id": 1, "phrase": "x"}]}])
+    data = write_json(tmp_path / "vg_data.json", [{"image_id": 22, "coco_id": 5, "width": 8, "height": 6}])
+    questions = write_json(
+        tmp_path / "q.json",
+        {"data_subtype": "val2014", "questions": [{"image_id": 1, "question_id": 1, "question": "?"}]},
+    )
+    common: dict[str, Any] = {"images": archive}
+    for fields, key in (
+        ({"format": "coco", "annotations": coco, "split_file": names}, "coco:22"),
+        ({"format": "karpathy", "annotations": karpathy, "split": "val"}, "coco:22"),
+        ({"format": "visual_genome", "annotations": regions, "image_data": data}, "coco:5"),
+        ({"format": "flickr8k", "annotations": tokens, "split_file": names}, "flickr:22"),
+        ({"format": "flickr30k", "annotations": tokens, "split_file": names}, "flickr:22"),
+    ):
+        items, notes = load_captions(Source(**fields, **common, name="mine"))
+        assert [item.photo_key for item in items] == [key]
+        assert items[0].image.archive == str(archive)
+        assert notes.source == "mine"
+    items, _ = load_captions(Source(format="flickr8k", annotations=tokens, **common, limit=1))
+    assert [item.image_id for item in items] == ["1.jpg"]
+    asked, _ = load_questions(Source(format="vqa2", questions=questions, **common))
+    assert asked[0].photo_key == "coco:1"
+
+
+def test_a_source_of_the_wrong_kind(tmp_path: Path) -> None:
+    vqa = Source(format="vqa2", questions="q.json", images=str(tmp_path))
+    with pytest.raises(SohoError, match=r"vqa2 \(format vqa2, q\.json\) has questions, but captions are needed here"):
+        load_captions(vqa)
+    coco = Source(format="coco", annotations="c.json", images=str(tmp_path), name="mine")
+    with pytest.raises(SohoError, match=r"mine \(format coco, c\.json\) has captions, but questions are needed here"):
+        load_questions(coco)
+
+
+def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
+    source = Source(format="flickr8k", annotations=tmp_path / "t.txt", images=tmp_path / "gone")
+    with pytest.raises(SohoError, match=r"images: .*gone does not exist"):
+        load_captions(source)
