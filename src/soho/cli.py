@@ -117,7 +117,7 @@ def miniature(
     from soho.data.miniature import generate
 
     summary = generate(out, train_images=train, validation_images=validation, test_images=test, seed=seed)
-    Console().print(str(summary), highlight=False)
+    Console().print("\n".join(summary.lines()), highlight=False)
 
 
 @data_app.command("check")
@@ -131,6 +131,22 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
         print(line)
     if not report.sound:
         raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of the world, the weights and all draws.")] = 0,
+) -> None:
+    """Run the whole road on the embedded world and write one HTML page; what `make demo` runs.
+
+    Needs the recipes of the source tree (recipes/demo) in the current folder.
+    """
+    from soho.demo import run_demo
+    from soho.demo.pages import write_demo_report
+
+    page = write_demo_report(run_demo(out, seed), seed)
+    Console().print(f"report: {page}")
 
 
 def main() -> None:

@@ -67,7 +67,9 @@ class SohoPipeline:
         except (OSError, ValueError) as error:
             raise SohoError(f"{folder} holds no model configuration: {' '.join(str(error).split())[:150]}") from None
         if kinds[0] not in PREDICTORS:
-            raise SohoError(f"{folder} holds a {kinds[0]}, which cannot predict; expected one of {', '.join(PREDICTORS)}")
+            raise SohoError(
+                f"{folder} holds a {kinds[0]}, which cannot predict; expected one of {', '.join(PREDICTORS)}"
+            )
         model, _ = load_model(PREDICTORS[kinds[0]], str(folder), trust_remote_code=trust_remote_code)
         return cls(model, SohoProcessor.from_pretrained(folder))
 

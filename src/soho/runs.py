@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 
 from soho.data.check import check
@@ -15,9 +16,9 @@ from soho.errors import SohoError
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks import Processes, Task, build_task
-from soho.training.recipe import Recipe
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
+from soho.training.recipe import Recipe
 from soho.training.run_info import check_same_recipe, save_run_info
 from soho.training.trainer import Trainer
 
@@ -47,6 +48,7 @@ def train(recipe: Recipe) -> TrainedRun:
     """
     accelerator = make_accelerator(recipe.training.precision)
     check_same_recipe(recipe.output, recipe)
+    set_seed(recipe.seed)  # initial weights; the trainer seeds again for dropout
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     task = build_task(recipe)
     data = task.train_loader(processes)
@@ -89,7 +91,7 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
     Raises:
         SohoError: there is no model to measure, or the data are wrong.
     """
-    accelerator = make_accelerator(recipe.training.precision)
+    accelerator = make_accelerator(recipe.evaluation.precision)
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     task, model = trained_model(recipe, model_folder)
     model.to(accelerator.device)

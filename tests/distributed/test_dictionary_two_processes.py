@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-# One scenario, run by one process on everything (world 1) or by each of two on its part ---------------------------------
+# One scenario, run by one process on everything (world 1) or by each of two on its part ------------------------------
 
 
 def eq4_steps() -> list[list[tuple[Tensor, Tensor]]]:
@@ -80,7 +81,6 @@ def run_training(rank: int, world: int) -> list[State]:
     """Three steps: frozen backbone; frozen, process 1 has fillers only; thawed, the same (not compared with one)."""
     torch.manual_seed(3)
     model = stirred(SohoForPreTraining(tiny_config(dictionary_ramp_steps=2))).train()
-    assert isinstance(model, SohoForPreTraining)
     states: list[State] = []
     for number in range(3):
         batch = pretraining_batch(4, seed=number)
@@ -157,7 +157,7 @@ def test_dictionary_of_two_processes_equals_one(two: list[dict[str, list[State]]
             same(actual, state)
     for left, right in zip(two[0][scenario], two[1][scenario]):
         assert all(torch.equal(left[name], right[name]) for name in left)  # bit for bit between processes
-    moved = [not torch.equal(a["codes"], b["codes"]) for a, b in zip(expected, expected[1:])]
+    moved = [not torch.equal(a["codes"], b["codes"]) for a, b in pairwise(expected)]
     assert moved == ([True, True, False, True] if scenario == "eq4" else [True, True])
     assert expected[-1]["updates"].item() == (4 if scenario == "eq4" else 3)
 

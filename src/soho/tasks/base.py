@@ -130,7 +130,10 @@ class Task(ABC):
         sizes = text_config_fields(section.text, section.text_layers) if section.text else {}
         sizes.setdefault("vocab_size", len(tokenizer))
         if section.backbone_factory:
-            ids |= {"backbone_factory": section.backbone_factory, "backbone_factory_args": section.backbone_factory_args}
+            ids |= {
+                "backbone_factory": section.backbone_factory,
+                "backbone_factory_args": section.backbone_factory_args,
+            }
         elif section.backbone:
             ids["visual_backbone"] = backbone_config_fields(section.backbone)
         elif section.backbone_config:

@@ -37,9 +37,7 @@ class RetrievalTask(Task):
 
     def train_loader(self, processes: Processes) -> EpochLoader:
         """Return batches of t aligned pairs; every caption comes once an epoch."""
-        items = [
-            Item(example, number) for example in self.examples("train") for number in range(len(example.captions))
-        ]
+        items = [Item(example, number) for example in self.examples("train") for number in range(len(example.captions))]
         return self.loader(
             items,
             self._sample,
@@ -86,10 +84,8 @@ class RetrievalTask(Task):
         """Return the (images, texts) scores of a split and the (texts,) index of each text's picture."""
         settings = self.recipe.evaluation
         examples = self.examples(split)[: settings.max_images]
-        captions = [(row, caption) for row, example in enumerate(examples) for caption in example.captions]
-        captions = captions[: settings.max_texts]
-        text_image = np.array([row for row, _ in captions])
-        ids, attention = pad_texts([self.processor.encode(caption) for _, caption in captions], 0)
+        captions, text_image = self.gallery_texts(split)
+        ids, attention = pad_texts([self.processor.encode(caption) for caption in captions], 0)
         items = [Item(example, row) for row, example in enumerate(examples)]
         # Every process encodes all pictures (cheap beside fusion) and fuses its share of the pairs.
         loader = self.loader(
@@ -111,7 +107,7 @@ class RetrievalTask(Task):
             fingerprint=fingerprint_of(
                 model,
                 [str(example.image) for example in examples],
-                [caption for _, caption in captions],
+                captions,
                 self.processor.image_processor.to_dict(),
                 settings.precision,
             ),
@@ -121,6 +117,16 @@ class RetrievalTask(Task):
         )
         model.train(training)
         return gather_scores(scores, len(examples)), text_image
+
+    def gallery_texts(self, split: str) -> tuple[list[str], np.ndarray]:
+        """Return the captions that `score` ranks and the (texts,) row of each one's picture."""
+        settings = self.recipe.evaluation
+        pairs = [
+            (row, caption)
+            for row, example in enumerate(self.examples(split)[: settings.max_images])
+            for caption in example.captions[: settings.captions_per_image]
+        ][: settings.max_texts]
+        return [caption for _, caption in pairs], np.array([row for row, _ in pairs])
 
     def _image_sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
         reading = not key.filler

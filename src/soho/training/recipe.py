@@ -31,45 +31,52 @@ class Section(BaseModel):
 class ModelSection(Section):
     """What the model is made of and where its weights start."""
 
-    start: str | None = Field(None, description="folder or hub id of a SOHO model to start from")
-    backbone: str | None = Field(None, description="ImageNet CNN to start from: local folder or hub id")
+    start: str | None = Field(default=None, description="folder or hub id of a SOHO model to start from")
+    backbone: str | None = Field(default=None, description="ImageNet CNN to start from: local folder or hub id")
     backbone_config: dict[str, Any] | None = Field(
-        None, description="transformers backbone config for a random start, e.g. {model_type: resnet, ...}"
+        default=None, description="transformers backbone config for a random start, e.g. {model_type: resnet, ...}"
     )
     backbone_factory: str | None = Field(
-        None, description="Python function that builds the CNN, 'package.module:function'"
+        default=None, description="Python function that builds the CNN, 'package.module:function'"
     )
-    backbone_factory_args: dict[str, Any] = Field({}, description="keyword arguments of backbone_factory")
+    backbone_factory_args: dict[str, Any] = Field(default={}, description="keyword arguments of backbone_factory")
     text: str | None = Field(
-        None, description="BERT to start from: folder, hub id, or 'package:NAME/sub/folder' in an installed package"
+        default=None,
+        description="BERT to start from: folder, hub id, or 'package:NAME/sub/folder' in an installed package",
     )
-    text_layers: int | None = Field(None, ge=1, description="keep only the first n layers of `text`")
+    text_layers: int | None = Field(default=None, ge=1, description="keep only the first n layers of `text`")
     vocabulary_size: int = Field(
-        8192, ge=32, description="size of the WordPiece vocabulary trained on the captions where `text` is null"
+        default=8192, ge=32, description="size of the WordPiece vocabulary trained on the captions where `text` is null"
     )
-    config: dict[str, Any] = Field({}, description="fields of SohoConfig, e.g. {num_hidden_layers: 3}")
+    config: dict[str, Any] = Field(default={}, description="fields of SohoConfig, e.g. {num_hidden_layers: 3}")
 
 
 class DataSection(Section):
     """What is read and how examples are made from it."""
 
-    root: AnyPath | None = Field(None, description="folder that replaces {root} at the start of any path")
-    train: list[Source] = Field([], description="data sets to train on")
-    validation: list[Source] = Field([], description="data sets measured during training")
-    test: list[Source] = Field([], description="data sets of the final evaluation")
-    shorter_edge: int = Field(600, ge=32, description="pixels of the shorter image edge after resizing")
-    longer_edge: int = Field(1000, ge=32, description="upper bound in pixels of the longer image edge")
-    text_length: int = Field(16, ge=3, description="tokens per text with [CLS] and [SEP]; longer texts are cut")
+    root: AnyPath | None = Field(default=None, description="folder that replaces {root} at the start of any path")
+    train: list[Source] = Field(default=[], description="data sets to train on")
+    validation: list[Source] = Field(default=[], description="data sets measured during training")
+    test: list[Source] = Field(default=[], description="data sets of the final evaluation")
+    shorter_edge: int = Field(default=600, ge=32, description="pixels of the shorter image edge after resizing")
+    longer_edge: int = Field(default=1000, ge=32, description="upper bound in pixels of the longer image edge")
+    text_length: int = Field(default=16, ge=3, description="tokens per text with [CLS] and [SEP]; longer texts are cut")
     captions_per_image_per_epoch: int | None = Field(
-        None, ge=1, description="at most this many captions of an image per epoch; null = all"
+        default=None, ge=1, description="at most this many captions of an image per epoch; null = all"
     )
-    positives_per_image: int = Field(2, ge=1, description="pre-training: matching texts beside an image")
-    negatives_per_image: int = Field(2, ge=0, description="pre-training: texts of other photographs beside an image")
-    mask_probability: float = Field(0.15, gt=0, lt=1, description="share of text tokens that MLM masks")
-    answers: AnyPath | None = Field(None, description="answer vocabulary as JSON; null = built from the train set")
-    answer_minimum_count: int = Field(9, ge=1, description="an answer enters the vocabulary when it occurs this often")
-    image_blind: bool = Field(False, description="question-only baseline: every image is replaced by grey")
-    workers: int = Field(2, ge=0, description="data loading processes per training process")
+    positives_per_image: int = Field(default=2, ge=1, description="pre-training: matching texts beside an image")
+    negatives_per_image: int = Field(
+        default=2, ge=0, description="pre-training: texts of other photographs beside an image"
+    )
+    mask_probability: float = Field(default=0.15, gt=0, lt=1, description="share of text tokens that MLM masks")
+    answers: AnyPath | None = Field(
+        default=None, description="answer vocabulary as JSON; null = built from the train set"
+    )
+    answer_minimum_count: int = Field(
+        default=9, ge=1, description="an answer enters the vocabulary when it occurs this often"
+    )
+    image_blind: bool = Field(default=False, description="question-only baseline: every image is replaced by grey")
+    workers: int = Field(default=2, ge=0, description="data loading processes per training process")
 
     @model_validator(mode="after")
     def _edges_in_order(self) -> DataSection:
@@ -81,33 +88,35 @@ class DataSection(Section):
 class OptimizerSection(Section):
     """One optimizer."""
 
-    name: Literal["sgd", "adamw"] = Field("adamw", description="which optimizer")
-    lr: float = Field(1e-4, ge=0, description="learning rate after warm-up, before any decay")
-    weight_decay: float = Field(1e-2, ge=0, description="weight decay")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
-    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2, description="moment decays (adamw only)")
-    eps: float = Field(1e-6, gt=0, description="added to the denominator (adamw only)")
+    name: Literal["sgd", "adamw"] = Field(default="adamw", description="which optimizer")
+    lr: float = Field(default=1e-4, ge=0, description="learning rate after warm-up, before any decay")
+    weight_decay: float = Field(default=1e-2, ge=0, description="weight decay")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum (sgd only)")
+    betas: list[float] = Field(
+        default=[0.9, 0.999], min_length=2, max_length=2, description="moment decays (adamw only)"
+    )
+    eps: float = Field(default=1e-6, gt=0, description="added to the denominator (adamw only)")
 
 
 class BackboneOptimizerSection(OptimizerSection):
     """The optimizer of the visual backbone; the paper's values (section 4.1)."""
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="which optimizer")
-    lr: float = Field(1e-2, ge=0, description="learning rate after warm-up, before any decay")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="which optimizer")
+    lr: float = Field(default=1e-2, ge=0, description="learning rate after warm-up, before any decay")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay")
 
 
 class ScheduleSection(Section):
     """How the learning rates change; counted in optimizer steps."""
 
     kind: Literal["step", "cosine", "constant", "linear"] = Field(
-        "step", description="step: times `factor` at each milestone; cosine, linear: down to 0 at the last step"
+        default="step", description="step: times `factor` at each milestone; cosine, linear: down to 0 at the last step"
     )
     milestones: list[float] = Field(
-        [25.0, 35.0], description="epochs at which the rate drops; fractions allowed (step)"
+        default=[25.0, 35.0], description="epochs at which the rate drops; fractions allowed (step)"
     )
-    factor: float = Field(0.1, gt=0, le=1, description="what the rate is multiplied by at a milestone (step)")
-    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up from 0")
+    factor: float = Field(default=0.1, gt=0, le=1, description="what the rate is multiplied by at a milestone (step)")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up from 0")
 
     @model_validator(mode="after")
     def _milestones_in_order(self) -> ScheduleSection:
@@ -119,40 +128,49 @@ class ScheduleSection(Section):
 class TrainingSection(Section):
     """The loop. An optimizer step is `accumulation` micro-batches on every process."""
 
-    epochs: int = Field(40, ge=1, description="passes over the training data")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, if earlier")
-    batch_size: int = Field(16, ge=1, description="images per process and micro-batch (retrieval: the t aligned pairs)")
-    accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
-    precision: Precision = Field("fp32", description="arithmetic of the forward and backward pass")
-    clip_norm: float | None = Field(10.0, gt=0, description="upper bound of the global gradient norm; null = none")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    channels_last: bool = Field(True, description="channels-last memory layout of the CNN")
+    epochs: int = Field(default=40, ge=1, description="passes over the training data")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps, if earlier")
+    batch_size: int = Field(
+        default=16, ge=1, description="images per process and micro-batch (retrieval: the t aligned pairs)"
+    )
+    accumulation: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
+    precision: Precision = Field(default="fp32", description="arithmetic of the forward and backward pass")
+    clip_norm: float | None = Field(
+        default=10.0, gt=0, description="upper bound of the global gradient norm; null = none"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+    channels_last: bool = Field(default=True, description="channels-last memory layout of the CNN")
     freeze_backbone_epochs: int = Field(
-        0, ge=-1, description="the CNN stays fixed for the first n epochs, its batch norm too; -1 = always"
+        default=0, ge=-1, description="the CNN stays fixed for the first n epochs, its batch norm too; -1 = always"
     )
-    backbone_optimizer: BackboneOptimizerSection = Field(BackboneOptimizerSection(), description="optimizer of the CNN")
-    optimizer: OptimizerSection = Field(OptimizerSection(), description="optimizer of everything else")
-    decay_bias_and_norm: bool = Field(False, description="weight decay on biases and normalisation layers too")
-    schedule: ScheduleSection = Field(ScheduleSection(), description="learning rates over time")
-    log_every: int = Field(20, ge=1, description="optimizer steps between log lines")
+    backbone_optimizer: BackboneOptimizerSection = Field(
+        default=BackboneOptimizerSection(), description="optimizer of the CNN"
+    )
+    optimizer: OptimizerSection = Field(default=OptimizerSection(), description="optimizer of everything else")
+    decay_bias_and_norm: bool = Field(default=False, description="weight decay on biases and normalisation layers too")
+    schedule: ScheduleSection = Field(default=ScheduleSection(), description="learning rates over time")
+    log_every: int = Field(default=20, ge=1, description="optimizer steps between log lines")
     checkpoint_every: int | None = Field(
-        500, ge=1, description="optimizer steps between checkpoints; null = only at the end and when stopped"
+        default=500, ge=1, description="optimizer steps between checkpoints; null = only at the end and when stopped"
     )
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
+    keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest checkpoints stay")
     evaluate_every: float | None = Field(
-        None, gt=0, description="epochs between evaluations on data.validation, fractions allowed; null = never"
+        default=None, gt=0, description="epochs between evaluations on data.validation, fractions allowed; null = never"
     )
-    resume: bool = Field(True, description="continue from the newest checkpoint in `output`")
+    resume: bool = Field(default=True, description="continue from the newest checkpoint in `output`")
 
 
 class EvaluationSection(Section):
     """How a model is measured; has no influence on training."""
 
-    batch_size: int = Field(32, ge=1, description="images or questions per batch")
-    max_images: int | None = Field(None, ge=1, description="retrieval: only the first n images")
-    max_texts: int | None = Field(None, ge=1, description="retrieval: only the first n captions")
-    pair_batch: int = Field(512, ge=1, description="retrieval: image-text pairs scored at once")
-    precision: Precision = Field("fp32", description="arithmetic of the forward pass")
+    batch_size: int = Field(default=32, ge=1, description="images or questions per batch")
+    max_images: int | None = Field(default=None, ge=1, description="retrieval: only the first n images")
+    captions_per_image: int | None = Field(
+        default=None, ge=1, description="retrieval: only the first n captions of each image"
+    )
+    max_texts: int | None = Field(default=None, ge=1, description="retrieval: only the first n captions")
+    pair_batch: int = Field(default=512, ge=1, description="retrieval: image-text pairs scored at once")
+    precision: Precision = Field(default="fp32", description="arithmetic of the forward pass")
 
 
 class Recipe(Section):
@@ -160,11 +178,11 @@ class Recipe(Section):
 
     task: Literal["pretraining", "retrieval", "vqa"] = Field(description="what is trained")
     output: AnyPath = Field(description="folder of the run: model, checkpoints, log")
-    seed: int = Field(0, ge=0, description="all randomness follows from it")
-    model: ModelSection = Field(ModelSection(), description="the model and its start")
-    data: DataSection = Field(DataSection(), description="data sets and how examples are made")
-    training: TrainingSection = Field(TrainingSection(), description="the loop")
-    evaluation: EvaluationSection = Field(EvaluationSection(), description="measuring")
+    seed: int = Field(default=0, ge=0, description="all randomness follows from it")
+    model: ModelSection = Field(default=ModelSection(), description="the model and its start")
+    data: DataSection = Field(default=DataSection(), description="data sets and how examples are made")
+    training: TrainingSection = Field(default=TrainingSection(), description="the loop")
+    evaluation: EvaluationSection = Field(default=EvaluationSection(), description="measuring")
 
     def dump(self, path: Path) -> None:
         """Write the resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""

@@ -24,7 +24,11 @@ def describe(schema: type[BaseModel], title: str) -> str:
             several = "a list, entries numbered from 0; " if typing.get_origin(field.annotation) is list else ""
             lines.append(f"{margin}{key}:  # {several}{field.description}")
         else:
-            default = "required" if field.is_required() else f"default {_yaml_text(field.get_default(call_default_factory=True))}"
+            default = (
+                "required"
+                if field.is_required()
+                else f"default {_yaml_text(field.get_default(call_default_factory=True))}"
+            )
             lines.append(f"{margin}{key}: {_type_text(field.annotation)}, {default}")
             lines.append(f"{margin}    {field.description or ''}".rstrip())
     return "\n".join(lines)

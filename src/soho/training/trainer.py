@@ -278,7 +278,7 @@ class Trainer:
             state, progress = load_state(checkpoint), load_progress(checkpoint)
             self.optimizer_step.load_state_dict(state)
             set_random_state(state["random"][self.accelerator.process_index])
-            self.step = progress["step"]
+            self.step, self.evaluated_at = progress["step"], progress["evaluated_at"]
             self.images, self.seconds = progress["images"], progress["seconds"]
             self.skipped_steps = progress["skipped_steps"]
             self.window.load_state_dict(progress["window"])

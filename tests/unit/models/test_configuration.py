@@ -18,6 +18,7 @@ def test_defaults_are_the_papers_r101_and_twelve_layers() -> None:
     config = SohoConfig()
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
     assert (config.intermediate_size, config.vocab_size, config.dictionary_size) == (3072, 30522, 2048)
+    assert config.visual_backbone is not None
     assert config.visual_backbone["depths"] == [3, 4, 23, 3]
     assert (config.mlm_weight, config.mvm_weight, config.itm_weight) == (1.0, 1.0, 1.0)
     assert config.dictionary_revive_after is None

@@ -32,7 +32,7 @@ def bert() -> BertForMaskedLM:
         initializer_range=0.3,
     )
     torch.manual_seed(0)
-    return stirred(BertForMaskedLM(config)).eval()  # type: ignore[return-value]
+    return stirred(BertForMaskedLM(config)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_text_equals_bert_with_its_first_layers(bert: BertForMaskedLM, bert_fold
 def fusion() -> FusionTransformer:
     torch.manual_seed(2)
     model = SohoForImageTextRetrieval(tiny_config(num_attention_heads=4))
-    return stirred(model.soho.fusion).eval()  # type: ignore[return-value]
+    return stirred(model.soho.fusion).eval()
 
 
 @pytest.fixture

@@ -49,8 +49,9 @@ BERT = {
 
 def save_bert(folder: Path, model_class: Any = BertForMaskedLM, **changes: Any) -> str:
     torch.manual_seed(0)
+    model = stirred(model_class(BertConfig(**{**BERT, **changes})))
     with quiet_transformers():
-        stirred(model_class(BertConfig(**{**BERT, **changes}))).save_pretrained(folder)
+        model.save_pretrained(folder)
     return str(folder)
 
 

@@ -18,12 +18,12 @@ ANSWERS = ["yes", "no", "two", "red"]
 
 def retrieval(**changes: Any) -> SohoForImageTextRetrieval:
     torch.manual_seed(0)
-    return stirred(SohoForImageTextRetrieval(tiny_config(**changes)))  # type: ignore[return-value]
+    return stirred(SohoForImageTextRetrieval(tiny_config(**changes)))
 
 
 def answering(**changes: Any) -> SohoForQuestionAnswering:
     torch.manual_seed(0)
-    return stirred(SohoForQuestionAnswering(tiny_config(answers=ANSWERS, **changes)))  # type: ignore[return-value]
+    return stirred(SohoForQuestionAnswering(tiny_config(answers=ANSWERS, **changes)))
 
 
 def row_of(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:

@@ -192,10 +192,11 @@ def test_momentum_ramp_by_hand() -> None:
 
 
 def test_overflow_in_one_step_does_not_stay_in_the_codes() -> None:
-    dictionary = dictionary_of([[0.0, 0.0], [10.0, 0.0]], revive_after=1)
+    dictionary = dictionary_of([[0.0, 0.0], [10.0, 0.0], *[[99.0, 99.0]] * 5], revive_after=1)
     see(dictionary, [[math.nan, 1.0], [math.inf, 0.0], [9.0, 0.0]])
-    dictionary.after_optimizer_step()
+    dictionary.after_optimizer_step()  # there is room to revive five codes
     assert dictionary.codes.isfinite().all()
+    assert dictionary.codes[1].tolist() == pytest.approx([9.9, 0.0])
 
 
 # Revival -----------------------------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def test_lookup_and_update_are_float32_under_bf16_autocast() -> None:
 
 def _precisions() -> list[str]:
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+        return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]  # type: ignore[attr-defined]
     return [torch.get_float32_matmul_precision()]
 
 

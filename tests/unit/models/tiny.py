@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from soho.models import SohoConfig
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 40
 RESNET: dict[str, Any] = {
@@ -44,7 +45,7 @@ def tiny_config(**changes: Any) -> SohoConfig:
     return SohoConfig(**{**fields, **changes})
 
 
-def stirred(module: nn.Module, seed: int = 0) -> nn.Module:
+def stirred(module: AnyModule, seed: int = 0) -> AnyModule:
     """Give every parameter a value of its own: ones and zeros of fresh norms and biases hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

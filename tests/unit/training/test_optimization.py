@@ -35,7 +35,10 @@ def test_sgd_for_the_cnn_and_adamw_for_the_rest() -> None:
         (1e-2, 5e-4, 0.9),
         (1e-2, 0.0, 0.9),
     ]
-    assert [(g["lr"], g["weight_decay"], g["eps"]) for g in rest.param_groups] == [(1e-4, 1e-2, 1e-6), (1e-4, 0.0, 1e-6)]
+    assert [(g["lr"], g["weight_decay"], g["eps"]) for g in rest.param_groups] == [
+        (1e-4, 1e-2, 1e-6),
+        (1e-4, 0.0, 1e-6),
+    ]
     assert [p.shape for p in backbone.param_groups[0]["params"]] == [(4, 3, 1, 1)]
     assert len(backbone.param_groups[1]["params"]) == 3  # conv bias, batch-norm weight and bias
     assert len(rest.param_groups[0]["params"]) == 1  # the tied matrix stands once
@@ -44,7 +47,9 @@ def test_sgd_for_the_cnn_and_adamw_for_the_rest() -> None:
 
 def test_both_adamw_and_decay_of_everything() -> None:
     model = Model()
-    section = TrainingSection.model_validate({"backbone_optimizer": {"name": "adamw", "lr": 1e-5}, "decay_bias_and_norm": True})
+    section = TrainingSection.model_validate(
+        {"backbone_optimizer": {"name": "adamw", "lr": 1e-5}, "decay_bias_and_norm": True}
+    )
     optimizers = build_optimizers(model, model.cnn, section)
     assert isinstance(optimizers["backbone"], torch.optim.AdamW)
     assert [len(o.param_groups) for o in optimizers.values()] == [1, 1]

@@ -51,7 +51,10 @@ def test_the_loss_is_the_mean_over_the_terms() -> None:
     with torch.no_grad():
         hidden = model.norm(model.cnn(batch["pixel_values"]))
         errors = (model.value_head(hidden).squeeze(-1) - batch["values"])[known] ** 2
-        expected = {"value": errors.mean(), "class": torch.nn.functional.cross_entropy(model.class_head(hidden), batch["classes"])}
+        expected = {
+            "value": errors.mean(),
+            "class": torch.nn.functional.cross_entropy(model.class_head(hidden), batch["classes"]),
+        }
     result = make_step(model).run([batch], 1.0, "step 1")
     assert {name: mean for name, (mean, _) in result.parts.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, rel=1e-5
@@ -132,7 +135,7 @@ def test_a_loss_that_is_not_finite_names_step_and_part(key: str, value: float, e
 def test_a_gradient_that_is_not_finite_stops_too() -> None:
     step = make_step()
     step.model.value_head.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(SohoError, match="the gradient norm is (inf|nan) at step 7 although the loss is finite"):
+    with pytest.raises(SohoError, match=r"the gradient norm is (inf|nan) at step 7 although the loss is finite"):
         step.run(batches(3, 1), 1.0, "step 7")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,12 @@ def test_root_that_is_not_set(recipe_path: Path) -> None:
 
 
 def test_overrides_reach_list_items_and_new_sections(recipe_path: Path) -> None:
-    changes = ["data.train.1.limit=50", "evaluation.max_images=200", "training.clip_norm=null", "training.optimizer.lr=3e-5"]
+    changes = [
+        "data.train.1.limit=50",
+        "evaluation.max_images=200",
+        "training.clip_norm=null",
+        "training.optimizer.lr=3e-5",
+    ]
     recipe = load_recipe(recipe_path, changes)
     assert recipe.data.train[1].limit == 50
     assert recipe.data.train[0].limit is None
@@ -190,7 +196,7 @@ def test_every_key_is_described() -> None:
     assert "  freeze_backbone_epochs: integer, default 0" in lines
     assert "  precision: fp32|bf16|fp16, default fp32" in lines
     assert "task: pretraining|retrieval|vqa, required" in lines
-    assert not [line for line, below in zip(lines, lines[1:]) if ", default " in line and not below.strip()]
+    assert not [line for line, below in itertools.pairwise(lines) if ", default " in line and not below.strip()]
     assert "Undefined" not in describe_recipe()
 
 
