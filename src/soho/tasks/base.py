@@ -1,4 +1,4 @@
-"""What a task is: a model class, the way examples become a batch, a measure. The loop and the optimizer know no task."""
+"""What a task is: a model class, the way examples become a batch, a measure. The loop knows no task."""
 
 from __future__ import annotations
 
