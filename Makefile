@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean help
+.PHONY: demo test lint clean clean-demo help
 
 help:
-	@echo "make demo   pre-train, fine-tune and evaluate on the embedded world; writes runs/demo/report.html"
-	@echo "make test   lint, type-check and run all tests"
+	@echo "make demo        pre-train, fine-tune and evaluate on the embedded world; writes runs/demo/report.html"
+	@echo "make test        lint, type-check and run all tests"
+	@echo "make clean       remove .venv, build output and caches; runs/ stays"
+	@echo "make clean-demo  remove runs/demo"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,5 +29,10 @@ lint: $(READY)
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# What training took hours to make (runs/) stays.
 clean:
-	rm -rf $(VENV) runs build
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-demo:
+	rm -rf runs/demo

@@ -3,14 +3,14 @@
     python recipes/demo/study.py --out runs/study --seeds 0 1 2
 
 Each seed draws another world and other weights. `whole budget` has no pre-training and as many fine-tuning steps as fit
-into the time that pre-training and fine-tuning took together. Stages that are finished are not repeated. Writes
-`study.md` (mean and spread over seeds) into OUT; about 20 minutes a seed on 2 CPU cores.
+into the time that the training steps of pre-training and fine-tuning took together (evaluation does not count). Stages
+that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT; about 20 minutes a seed on
+2 CPU cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
@@ -28,11 +28,12 @@ FIGURES = {
 def whole_budget(result: DemoResult, task: str, seed: int) -> None:
     """Fine-tune from nothing for as long as pre-training and fine-tuning took together."""
     run = f"{task}_whole_budget"
-    step_seconds = result.seconds[task] / result.steps[task]
-    steps = result.steps[task] + round(result.seconds["pretrain"] / step_seconds)
+    step_seconds = result.train_seconds[task] / result.steps[task]
+    steps = round((result.train_seconds["pretrain"] + result.train_seconds[task]) / step_seconds)
     changes = [*FROM_NOTHING, f"training.max_steps={steps}", "training.epochs=1000"]
     recipe = demo_recipe(RUNS[task][0], run, result.out, seed, changes)
-    result.steps[run] = train(recipe).summary.steps
+    summary = train(recipe).summary
+    result.steps[run], result.train_seconds[run] = summary.steps, summary.seconds
     result.metrics[run] = evaluate(recipe, "test")
 
 
@@ -41,7 +42,9 @@ def table(results: list[DemoResult]) -> str:
     lines = ["| run | steps | figure | mean | sd | seeds |", "|---|---|---|---|---|---|"]
     for run in results[0].metrics:
         task = next((name for name in FIGURES if run.startswith(name)), None)
-        figures = FIGURES[task] if task else ("mlm_accuracy", "mvm_accuracy", "mvm_majority", "itm_accuracy", "perplexity")
+        figures = (
+            FIGURES[task] if task else ("mlm_accuracy", "mvm_accuracy", "mvm_majority", "itm_accuracy", "perplexity")
+        )
         for figure in figures:
             scale = 1 if figure == "perplexity" else 100
             values = [scale * result.metrics[run][figure] for result in results]
@@ -62,13 +65,12 @@ def main() -> None:
     for seed in arguments.seeds:
         done = arguments.out / f"seed-{seed}" / "study.json"
         if done.is_file():
-            results.append(DemoResult(done.parent, **json.loads(done.read_text(encoding="utf-8"))))
+            results.append(DemoResult.load(done.parent, done.name))
             continue
         result = run_demo(arguments.out / f"seed-{seed}", seed)
         for task in FIGURES:
             whole_budget(result, task, seed)
-        content = {"metrics": result.metrics, "seconds": result.seconds, "steps": result.steps}
-        done.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        result.save(done.name)
         results.append(result)
     page = table(results)
     (arguments.out / "study.md").write_text(page, encoding="utf-8")

@@ -36,15 +36,23 @@ Overrides = Annotated[
 
 
 def _train(path: Path, overrides: list[str] | None, pretraining: bool) -> None:
-    from soho.runs import train
+    from soho.runs import command_of, train
     from soho.training.recipe import load_recipe
 
     recipe = load_recipe(path, overrides or [])
-    if (recipe.task == "pretraining") != pretraining:
-        command = "pretrain" if recipe.task == "pretraining" else "finetune"
+    command = command_of(recipe)
+    if (command == "pretrain") != pretraining:
         raise SohoError(f"{path} has task: {recipe.task}; run it with `soho {command}`")
     run = train(recipe)
-    Console().print(f"model: {run.model_folder}")
+    if _speaks():
+        Console().print(f"model: {run.model_folder}")
+
+
+def _speaks() -> bool:
+    """Say whether this is the process that prints; under torchrun there are several."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
 
 
 @app.command()
@@ -77,6 +85,8 @@ def evaluate(
     if split not in ("train", "validation", "test"):
         raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
     figures = measure(load_recipe(recipe, overrides or []), split, model)
+    if not _speaks():
+        return
     table = Table("figure", "value", title=f"{recipe.stem}: {split}")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
@@ -89,11 +99,12 @@ def predict(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     text: Annotated[str, typer.Argument(help="A question, or a text to match, as the model goes.")],
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Answer a question about a picture, or say how well a text describes it."""
     from soho.pipelines import SohoPipeline
 
-    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code)(image, text):
+    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text):
         Console().print(f"{prediction.probability:.3f}  {prediction.text}", highlight=False, markup=False)
 
 

@@ -14,7 +14,9 @@ from soho.data.images import decode
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
 from soho.models.initialization import load_model
-from soho.models.modeling_soho import SohoForImageTextRetrieval, SohoForQuestionAnswering, SohoPreTrainedModel
+from soho.models.modeling_question_answering import SohoForQuestionAnswering
+from soho.models.modeling_retrieval import SohoForImageTextRetrieval
+from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.processing.processing_soho import SohoProcessor
 
 # Which class reads which kind of folder; a pre-training folder holds the match head, so it can score pairs.
@@ -49,16 +51,29 @@ class SohoPipeline:
         'two'
     """
 
-    def __init__(self, model: SohoPreTrainedModel, processor: SohoProcessor) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: SohoPreTrainedModel, processor: SohoProcessor, device: str | torch.device = "cpu"
+    ) -> None:
+        try:
+            self.model = model.eval().to(device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+            raise SohoError(f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
         self.processor = processor
+        self.device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, trust_remote_code: bool = False) -> SohoPipeline:
+    def from_pretrained(
+        cls, folder: str | Path, trust_remote_code: bool = False, device: str | torch.device = "cpu"
+    ) -> SohoPipeline:
         """Load a model folder for the task it was trained for.
 
+        Args:
+            folder: what a SOHO run wrote.
+            trust_remote_code: let the folder's own CNN code run.
+            device: where the model computes: "cpu", "cuda", "cuda:1", ...
+
         Raises:
-            SohoError: the folder holds no SOHO model, or one without a task head.
+            SohoError: the folder holds no SOHO model, or one without a task head, or the device cannot be used.
         """
         if not Path(folder).is_dir():
             raise SohoError(f"{folder} is not a folder; expected one that a SOHO run wrote (…/model)")
@@ -71,7 +86,7 @@ class SohoPipeline:
                 f"{folder} holds a {kinds[0]}, which cannot predict; expected one of {', '.join(PREDICTORS)}"
             )
         model, _ = load_model(PREDICTORS[kinds[0]], str(folder), trust_remote_code=trust_remote_code)
-        return cls(model, SohoProcessor.from_pretrained(folder))
+        return cls(model, SohoProcessor.from_pretrained(folder), device)
 
     @torch.inference_mode()
     def match(self, image: Picture, texts: str | list[str]) -> list[Prediction]:
@@ -83,8 +98,8 @@ class SohoPipeline:
         if not isinstance(self.model, SohoForImageTextRetrieval):
             raise SohoError("this model answers questions; use `answer`, or load a retrieval or pre-training model")
         rows = [texts] if isinstance(texts, str) else texts
-        batch = self.processor(images=_open(image), text=rows, return_tensors="pt")
-        pairs = torch.zeros(len(rows), dtype=torch.long)
+        batch = self.processor(images=_open(image), text=rows, return_tensors="pt").to(self.device)
+        pairs = torch.zeros(len(rows), dtype=torch.long, device=self.device)
         logits = self.model(**batch, pair_image_index=pairs).logits
         return [Prediction(text, float(value)) for text, value in zip(rows, logits.softmax(-1)[:, 1])]
 
@@ -97,7 +112,7 @@ class SohoPipeline:
         """
         if not isinstance(self.model, SohoForQuestionAnswering):
             raise SohoError("this model scores pairs; use `match`, or load a question-answering model")
-        batch = self.processor(images=_open(image), text=[question], return_tensors="pt")
+        batch = self.processor(images=_open(image), text=[question], return_tensors="pt").to(self.device)
         scores = self.model(**batch).logits[0].sigmoid()
         answers = cast(list[str], self.model.config.answers)
         best = scores.topk(min(top, len(answers)))

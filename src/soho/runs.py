@@ -9,13 +9,14 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from soho.data.check import check
 from soho.data.check_report import CheckReport
 from soho.errors import SohoError
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
-from soho.tasks import Processes, Task, build_task
+from soho.tasks import PretrainingTask, Processes, Task, build_task, task_class
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
 from soho.training.recipe import Recipe
@@ -38,6 +39,15 @@ class TrainedRun:
     model_folder: Path
     load_report: LoadReport
     summary: TrainingSummary
+
+
+def command_of(recipe: Recipe) -> str:
+    """Return the command that runs a recipe's task: "pretrain" or "finetune".
+
+    Raises:
+        SohoError: there is no such task.
+    """
+    return "pretrain" if task_class(recipe.task) is PretrainingTask else "finetune"
 
 
 def train(recipe: Recipe) -> TrainedRun:
@@ -118,29 +128,51 @@ def trained_model(recipe: Recipe, model_folder: Path | None = None) -> tuple[Tas
     if folder is not None and not Path(folder).is_dir():
         raise SohoError(f"{folder} is not a folder; expected one that holds a trained model")
     # Our own run may bring its own CNN factory; anybody else's folder only the one our recipe names.
-    trusted = folder == own or bool(recipe.model.backbone_factory)
+    trusted = folder is not None and Path(folder).resolve() == own.resolve()
     recipe = recipe.model_copy(deep=True)
     recipe.model.start = source
     task = build_task(recipe)
-    model, _ = load_model(task.model_class, source, trust_remote_code=trusted)
+    model, _ = load_model(
+        task.model_class, source, trust_remote_code=trusted, trusted_factory=recipe.model.backbone_factory
+    )
     return task, model
 
 
 def check_data(recipe: Recipe) -> CheckReport:
-    """Read everything the recipe names once; see `soho.data.check`."""
+    """Read everything the recipe names once; see `soho.data.check`.
+
+    Text lengths are measured with the tokenizer of `model.start`, where that is not there yet with that of
+    `model.text`, and not at all where neither is.
+
+    Raises:
+        SohoError: the recipe names no data, an unknown task or a tokenizer that cannot be read.
+    """
+    task_class(recipe.task)
     data = recipe.data
     sections = {name: getattr(data, name) for name in ("train", "validation", "test") if getattr(data, name)}
     if not sections:
         raise SohoError("the recipe names no data: data.train, data.validation and data.test are empty")
     length = None
-    source = recipe.model.start or recipe.model.text
-    if source:
-        tokenizer = load_tokenizer(source)
+    tokenizer = _tokenizer_of(recipe)
+    if tokenizer is not None:
 
         def length(text: str) -> int:
             return len(tokenizer(text)["input_ids"])
 
-    return check(sections, recipe.task, length, data.text_length, progress=True)
+    return check(sections, recipe.task, length, data.text_length, progress=True, exclude=data.exclude)
+
+
+def _tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that training would use, as far as it can be known before the start is trained."""
+    section = recipe.model
+    if not section.start:
+        return load_tokenizer(section.text) if section.text else None
+    for source in filter(None, (section.start, section.text)):
+        try:
+            return load_tokenizer(source)
+        except SohoError:
+            continue  # the start may be the output of a run that has not begun
+    return None
 
 
 def _tell(accelerator: Accelerator, lines: list[str]) -> None:

@@ -16,7 +16,7 @@ from soho.data.check_report import CheckReport, Problem, SourceCounts
 from soho.data.images import decode_bytes, image_size, read_bytes
 from soho.data.readers.reading import LoadNotes, plural
 from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
-from soho.data.sources import Source, load_captions, load_questions
+from soho.data.sources import Source, excluded_photographs, leave_out, load_captions, load_questions
 from soho.data.vocabulary_answers import majority_answer
 from soho.errors import SohoError
 
@@ -58,6 +58,7 @@ def check(
     text_length: int = 16,
     decode: bool = True,
     progress: bool = False,
+    exclude: Sequence[Source] = (),
 ) -> CheckReport:
     """Read the annotations and every picture of all sections once.
 
@@ -74,18 +75,25 @@ def check(
         text_length: tokens that the recipe allows.
         decode: decode every picture; False reads only the headers, which finds fewer broken ones.
         progress: show a progress bar.
+        exclude: sources whose photographs are left out of "train" before anything is counted.
 
     Returns:
         Counts and problems; faults of the data are never raised.
     """
     report = CheckReport(task=task, text_length=text_length)
     reads: list[_Read] = []
+    excluded: frozenset[str] = frozenset()
+    try:
+        excluded = excluded_photographs(exclude)
+    except SohoError as error:
+        report.problems.append(Problem("exclude", str(error), fatal=True))
     for section, sources in sections.items():
         for source in sources:
             read = _Read(source, SourceCounts(section, source.title))
             report.counts.append(read.counts)
             try:
-                _read_source(read, task, tokenize_length, text_length, report.problems)
+                apart = excluded if section == "train" else frozenset()
+                _read_source(read, task, tokenize_length, text_length, report.problems, apart)
             except SohoError as error:
                 report.problems.append(Problem(read.where, str(error), fatal=True))
             else:
@@ -114,13 +122,17 @@ def _read_source(
     tokenize_length: Callable[[str], int] | None,
     text_length: int,
     problems: list[Problem],
+    excluded: frozenset[str],
 ) -> None:
     """Fill in what the annotations say.
 
     Raises:
-        SohoError: the source cannot be read even with missing things left out.
+        SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
-    examples, notes = _load(read.source, task)
+    loaded, notes = _load(read.source, task)
+    examples, remark = leave_out(list(loaded), excluded)
+    if not examples:
+        raise SohoError(f"nothing is left: {remark}")
     counts, where = read.counts, read.where
     strict = read.source.on_missing == "error"
     texts: list[str] = []
@@ -137,7 +149,9 @@ def _read_source(
             counts.unanswered += answer is None
             majority.update([answer] if answer is not None else [])
     counts.images, counts.texts, counts.answers = len(read.pictures), len(texts), len(majority)
-    counts.missing, counts.left_out = notes.missing, sum(notes.dropped.values())
+    counts.missing, counts.left_out = notes.missing, sum(notes.dropped.values()) + len(loaded) - len(examples)
+    if remark:
+        problems.append(Problem(where, remark, fatal=False))
     if tokenize_length is not None:
         measured = texts[:: -(-len(texts) // _TEXTS_MEASURED)]
         counts.measured = len(measured)

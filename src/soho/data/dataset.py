@@ -291,7 +291,13 @@ def resolve_sizes(
     if unknown:
         with ThreadPoolExecutor(threads) as pool:
             results = tqdm(
-                pool.map(_header, unknown), total=len(unknown), desc="reading picture sizes", disable=not progress
+                pool.map(_header, unknown),
+                total=len(unknown),
+                desc="reading picture sizes",
+                unit="picture",
+                disable=not progress,
+                delay=1.0,  # a bar for a small set would only flash up
+                leave=False,
             )
             for ref, size in zip(unknown, results):
                 if isinstance(size, str):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from soho.data.images import ImageStore
 from soho.data.readers import LoadNotes, OnMissing, coco, flickr8k, flickr30k, jsonl, karpathy, visual_genome, vqa2
 from soho.data.readers.files import read_names
-from soho.data.schema import CaptionedImage, VisualQuestion
+from soho.data.readers.reading import plural
+from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
 from soho.errors import SohoError
 
-__all__ = ["LoadNotes", "Source", "load_captions", "load_questions"]
+__all__ = ["LoadNotes", "Source", "excluded_photographs", "leave_out", "load_captions", "load_questions"]
 
 Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "jsonl"]
 Captions = tuple[list[CaptionedImage], LoadNotes]
+Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
 
 # Fields that only some formats know; elsewhere they would silently do nothing.
 _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
@@ -102,8 +104,54 @@ class Source(BaseModel):
         return ImageStore(self.images or [self.file.parent])
 
 
-def load_captions(source: Source) -> Captions:
+class _Unopened(ImageStore):
+    """Takes every picture to be there: who only wants photo keys needs no picture."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def find(self, file_name: str) -> ImageRef | None:
+        return ImageRef(file_name)
+
+
+def excluded_photographs(sources: Sequence[Source]) -> frozenset[str]:
+    """Return the photo keys of `data.exclude`.
+
+    Annotations are read; pictures need not be there, except those of jsonl, whose keys are the places of the files.
+
+    Raises:
+        SohoError: a file is not what it should be.
+    """
+    keys: set[str] = set()
+    for source in sources:
+        examples: Sequence[CaptionedImage | VisualQuestion]
+        if source.format == "vqa2":
+            examples = vqa2.read_questions(source.file, source.annotations, _Unopened(), **_common(source))[0]
+        else:
+            examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
+        keys.update(example.photo_key for example in examples)
+    return frozenset(keys)
+
+
+def leave_out(examples: list[Example], excluded: Set[str]) -> tuple[list[Example], str]:
+    """Leave out the examples of excluded photographs.
+
+    Returns:
+        The others, and a remark with the number of photographs left out (empty: none).
+    """
+    kept = [example for example in examples if example.photo_key not in excluded]
+    if len(kept) == len(examples):
+        return examples, ""
+    gone = len({example.photo_key for example in examples if example.photo_key in excluded})
+    return kept, f"{plural(gone, 'photograph')} left out because of data.exclude"
+
+
+def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
     """Read a source of captioned images.
+
+    Args:
+        source: which files, in which format.
+        images: where pictures are looked up instead of `source.images`.
 
     Returns:
         The examples in the order of the file, and what was left out.
@@ -113,20 +161,19 @@ def load_captions(source: Source) -> Captions:
             missing under `on_missing: error`.
     """
     readers: dict[str, Callable[[Source], Captions]] = {
-        "coco": lambda s: coco.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
-        "karpathy": lambda s: karpathy.read_captions(s.file, s.image_store(), split=s.split, **_common(s)),
-        "visual_genome": lambda s: visual_genome.read_captions(
-            s.file, s.image_store(), image_data=s.image_data, **_common(s)
-        ),
-        "flickr30k": lambda s: flickr30k.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
-        "flickr8k": lambda s: flickr8k.read_captions(s.file, s.image_store(), names=_split_names(s), **_common(s)),
-        "jsonl": lambda s: jsonl.read_captions(s.file, s.image_store(), **_common(s)),
+        "coco": lambda s: coco.read_captions(s.file, store, names=_split_names(s), **_common(s)),
+        "karpathy": lambda s: karpathy.read_captions(s.file, store, split=s.split, **_common(s)),
+        "visual_genome": lambda s: visual_genome.read_captions(s.file, store, image_data=s.image_data, **_common(s)),
+        "flickr30k": lambda s: flickr30k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
+        "flickr8k": lambda s: flickr8k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
+        "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
     }
     if source.format not in readers:
         raise SohoError(
             f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
             f"formats with captions: {', '.join(readers)}"
         )
+    store = source.image_store() if images is None else images
     return readers[source.format](source)
 
 

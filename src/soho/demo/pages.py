@@ -29,7 +29,7 @@ from soho.inspection.report import (
     Series,
     write_report,
 )
-from soho.models.modeling_soho import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering
+from soho.models import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering
 from soho.processing.image_processing_soho import SohoImageProcessor
 from soho.runs import trained_model
 from soho.tasks import Processes
@@ -146,7 +146,7 @@ def _retrieval_examples(result: DemoResult, seed: int) -> Iterator[RetrievalExam
     assert isinstance(task, RetrievalTask)
     assert isinstance(model, SohoForImageTextRetrieval)
     scores, text_image = task.score(model, "test", Processes(), recipe.output / "scores-test")
-    examples: Sequence[CaptionedImage] = task.examples("test")
+    examples: Sequence[CaptionedImage] = task.gallery("test")
     texts, _ = task.gallery_texts("test")
     order = np.random.default_rng(seed).permutation(len(text_image))
     for text in order[:EXAMPLES]:

@@ -78,27 +78,6 @@ class Mean:
         return self.sum / self.count if self.count else math.nan
 
 
-class Accuracy(Mean):
-    """Share of right predictions."""
-
-    def add(self, predictions: npt.ArrayLike, labels: npt.ArrayLike, ignore: int = -100) -> None:
-        """Compare predictions with labels.
-
-        Args:
-            predictions: (...) predicted classes.
-            labels: (...) true classes; `ignore` marks places that do not count.
-            ignore: the label to leave out.
-
-        Raises:
-            SohoError: the shapes differ.
-        """
-        predicted, true = np.asarray(predictions), np.asarray(labels)
-        if predicted.shape != true.shape:
-            raise SohoError(f"accuracy needs as many predictions as labels, not {predicted.shape} and {true.shape}")
-        kept = true != ignore
-        self.update(float(((predicted == true) & kept).sum()), float(kept.sum()))
-
-
 def perplexity(counts: npt.ArrayLike) -> float:
     """Return exp(entropy) of counts or shares: how many equally used labels they are worth; 0 where all are zero."""
     hits = np.asarray(counts, dtype=np.float64)

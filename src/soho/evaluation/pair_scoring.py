@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from soho.errors import SohoError
-from soho.evaluation.score_matrix import ScoreMatrix, Scores, gather_scores, join_shards, named, shard_rows
+from soho.evaluation.score_matrix import ScoreMatrix, Scores, gather_scores, named, shard_rows
 from soho.evaluation.scoring_plan import Block, Indices, PairScorer, ScoringPlan
 from soho.evaluation.token_store import TokenStore
 
@@ -30,7 +30,6 @@ __all__ = [
     "ScoringPlan",
     "fingerprint_of",
     "gather_scores",
-    "join_shards",
     "score_all_pairs",
     "shard_rows",
 ]
@@ -99,7 +98,7 @@ def score_all_pairs(
         record_every: seconds between two records of progress; 0 = after every block.
 
     Returns:
-        (images, texts) float32, with several processes (own rows, texts): see `gather_scores` and `join_shards`. A
+        (images, texts) float32, with several processes (own rows, texts): see `gather_scores`. A
         read-only memory map of `scores.npy` where `out` is given.
 
     Raises:
@@ -118,7 +117,7 @@ def score_all_pairs(
         raise SohoError("there are no texts to score")
     show = progress and rank == 0
     key = _key(fingerprint, input_ids, attention_mask, dtype, autocast, image_count, rank, world_size)
-    record = ScoreMatrix(out, key, fingerprint, rank, world_size)
+    record = ScoreMatrix(out, key, rank, world_size)
     path = None if out is None else out / named("image_tokens", rank, world_size)
     if record.complete:
         if path is not None:

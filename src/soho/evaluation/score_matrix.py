@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from soho.errors import SohoError
 from soho.evaluation.scoring_plan import Block, Indices
 
 Scores = npt.NDArray[np.float32]
@@ -30,7 +28,6 @@ class ScoreMatrix:
     Args:
         out: their folder; None = memory.
         key: names everything that the scores depend on; a record with another key is not believed.
-        fingerprint: the part of the key that all processes share.
         rank: number of this process.
         world_size: number of processes; with several, file names end in `-<rank>-of-<world_size>`.
 
@@ -40,8 +37,8 @@ class ScoreMatrix:
         text: texts done for the images that are under way.
     """
 
-    def __init__(self, out: Path | None, key: str, fingerprint: str = "", rank: int = 0, world_size: int = 1) -> None:
-        self.key, self.fingerprint, self.complete = key, fingerprint, False
+    def __init__(self, out: Path | None, key: str, rank: int = 0, world_size: int = 1) -> None:
+        self.key, self.complete = key, False
         self.image = self.text = self.pair_batch = 0
         self._others = False  # whether scores of another model or data lay there
         self._path = None if out is None else out / f"{named('scores', rank, world_size)}.npy"
@@ -109,7 +106,6 @@ class ScoreMatrix:
             self._matrix.flush()
         fields = {
             "key": self.key,
-            "fingerprint": self.fingerprint,
             "image": self.image,
             "text": self.text,
             "pair_batch": self.pair_batch,
@@ -162,42 +158,6 @@ def gather_scores(shard: Scores, images: int) -> Scores:
             places = shard_rows(images, rank, world)[start : start + step]
             whole[places] = rows[: len(places)].cpu().numpy()
     return whole
-
-
-def join_shards(out: Path, world_size: int) -> Scores:
-    """Join the files of `world_size` finished processes into `scores.npy`; for one process to call.
-
-    Args:
-        out: the folder that all of them were given.
-        world_size: their number.
-
-    Returns:
-        (images, texts) read-only memory map.
-
-    Raises:
-        SohoError: a shard is missing or not finished, or belongs to another model or data than the first.
-    """
-    if world_size == 1:
-        return _load(out / "scores.npy")
-    shards = []
-    fingerprints: list[str] = []
-    for rank in range(world_size):
-        progress = out / f"{named('progress', rank, world_size)}.json"
-        record: dict[str, Any] = json.loads(progress.read_text()) if progress.exists() else {}
-        if not record.get("complete"):
-            raise SohoError(f"{progress} does not say that process {rank} of {world_size} has finished its scores")
-        fingerprints.append(record["fingerprint"])
-        if fingerprints[-1] != fingerprints[0]:
-            raise SohoError(f"{progress} speaks of scores of another model or other data than process 0 had")
-        shards.append(_load(out / f"{named('scores', rank, world_size)}.npy"))
-    images = sum(len(shard) for shard in shards)
-    partial = out / "scores.npy.partial"
-    whole = np.lib.format.open_memmap(partial, "w+", np.float32, (images, shards[0].shape[1]))
-    for rank, shard in enumerate(shards):
-        whole[rank::world_size] = shard
-    whole.flush()
-    os.replace(partial, out / "scores.npy")
-    return _load(out / "scores.npy")
 
 
 def named(stem: str, rank: int, world_size: int) -> str:

@@ -3,13 +3,10 @@
 from transformers import AutoConfig, AutoModel
 
 from soho.models.configuration_soho import SohoConfig
-from soho.models.modeling_soho import (
-    SohoForImageTextRetrieval,
-    SohoForPreTraining,
-    SohoForQuestionAnswering,
-    SohoModel,
-    SohoPreTrainedModel,
-)
+from soho.models.modeling_pretraining import SohoForPreTraining
+from soho.models.modeling_question_answering import SohoForQuestionAnswering
+from soho.models.modeling_retrieval import SohoForImageTextRetrieval
+from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
 from soho.models.visual_dictionary import VisualDictionary
 
 AutoConfig.register(SohoConfig.model_type, SohoConfig, exist_ok=True)

@@ -59,8 +59,8 @@ class SohoConfig(PretrainedConfig):
         visual_backbone: a transformers backbone configuration as a dict with `model_type` (None: ResNet-101).
         backbone_factory: `package.module:function` that builds the CNN instead; see `soho.models.visual_encoder`.
         backbone_factory_args: keyword arguments of that function.
-        visual_feature_norm: "layer" scales every visual feature to unit variance before the dictionary, "none" is
-            the literal paper; see docs/deviations.md.
+        visual_feature_norm: "batch" gives every channel of the visual features zero mean and unit variance before the
+            dictionary, "none" is the literal paper; see docs/deviations.md.
         use_dictionary: False removes the visual dictionary and MVM (the baseline of Table 7).
         dictionary_size: K, number of codes (section 4.3: 2048 is best).
         dictionary_momentum: gamma of Eq. 4.
@@ -84,6 +84,9 @@ class SohoConfig(PretrainedConfig):
     """
 
     model_type = "soho"
+    # May a factory from outside this package run? A configuration made in Python is its author's own word; one that
+    # was read from a file is not (see `from_dict`). Never written to a file.
+    trust_remote_code = True
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class SohoConfig(PretrainedConfig):
         visual_backbone: dict[str, Any] | None = None,
         backbone_factory: str | None = None,
         backbone_factory_args: dict[str, Any] | None = None,
-        visual_feature_norm: str = "layer",
+        visual_feature_norm: str = "batch",
         use_dictionary: bool = True,
         dictionary_size: int = 2048,
         dictionary_momentum: float = 0.99,
@@ -154,6 +157,26 @@ class SohoConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=True, **kwargs)
         self._check()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration from what a file says; as in transformers.
+
+        Every way of reading a file comes through here. A backbone factory from outside this package is then not run
+        unless the model is loaded with `trust_remote_code=True`, or `config.trust_remote_code = True` is set.
+        """
+        fields = {key: value for key, value in config_dict.items() if key != "trust_remote_code"}
+        result = super().from_dict(fields, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        if is_foreign_factory(config.backbone_factory):
+            config.trust_remote_code = False
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are saved."""
+        fields: dict[str, Any] = super().to_dict()
+        fields.pop("trust_remote_code", None)
+        return fields
+
     def _check(self) -> None:
         for name in COUNTS:
             value = getattr(self, name)
@@ -177,10 +200,15 @@ class SohoConfig(PretrainedConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of 4: the 2-D sine position embedding holds a "
                 "sine and a cosine for each of two axes"
             )
-        _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
+        _one_of("visual_feature_norm", self.visual_feature_norm, ("batch", "none"))
         _one_of("visual_input", self.visual_input, ("dictionary", "features"))
         if self.visual_input == "dictionary" and not self.use_dictionary:
             self.visual_input = "features"
+
+
+def is_foreign_factory(name: str | None) -> bool:
+    """Say whether a backbone factory is code from outside this package."""
+    return name is not None and not str(name).startswith("soho.")
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:

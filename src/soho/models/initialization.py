@@ -65,17 +65,19 @@ class LoadReport:
         loaded: part -> (source, number of tensors).
         initialised: part -> why it starts at random.
         left_over: declared leftovers of a source that no part wanted.
+        ignored: settings that say nothing here, because another one decides.
     """
 
     loaded: dict[str, tuple[str, int]] = field(default_factory=dict)
     initialised: dict[str, str] = field(default_factory=dict)
     left_over: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return one sentence a part, for the console and for the run's folder."""
         rows = [f"{part}: {count} tensors from {source}" for part, (source, count) in self.loaded.items()]
         rows += [f"{part}: new ({why})" for part, why in self.initialised.items()]
-        return rows + [f"{part}: not used ({why})" for part, why in self.left_over.items()]
+        return rows + [f"{part}: not used ({why})" for part, why in (self.left_over | self.ignored).items()]
 
 
 def resolve_source(name: str) -> str:
@@ -238,8 +240,26 @@ def load_backbone(model: SohoPreTrainedModel, name: str | None) -> LoadReport:
     return report
 
 
+def read_config(folder: str) -> SohoConfig:
+    """Read the configuration of a SOHO model folder or hub id, running no code of it.
+
+    Raises:
+        SohoError: there is none, or it is that of another kind of model.
+    """
+    if not Path(folder).is_dir() and ("/" not in folder or Path(folder).is_absolute() or folder.startswith(".")):
+        raise SohoError(f"model.start={folder!r} is not a folder; expected one that save_pretrained wrote, or a hub id")
+    saved = _read(AutoConfig.from_pretrained, folder, "a SOHO configuration")
+    if not isinstance(saved, SohoConfig):
+        raise SohoError(f"model.start={folder!r} is a {saved.model_type!r} model; expected a SOHO model")
+    return saved
+
+
 def load_model(
-    model_class: type[SohoPreTrainedModel], folder: str, trust_remote_code: bool = False, **config: Any
+    model_class: type[SohoPreTrainedModel],
+    folder: str,
+    trust_remote_code: bool = False,
+    trusted_factory: str | None = None,
+    **config: Any,
 ) -> tuple[SohoPreTrainedModel, LoadReport]:
     """Load a SOHO model folder for any task; heads of other tasks are left over, a new head starts at random.
 
@@ -247,19 +267,17 @@ def load_model(
         model_class: the class of the task at hand.
         folder: what `save_pretrained` wrote, or a hub id.
         trust_remote_code: allow a backbone factory from outside this package.
+        trusted_factory: allow this one backbone factory, because the caller names it too.
         **config: `SohoConfig` fields to change, for instance `visual_input="features"`.
 
     Raises:
         SohoError: anything but a task head is missing or left over.
     """
-    if not Path(folder).is_dir() and ("/" not in folder or Path(folder).is_absolute() or folder.startswith(".")):
-        raise SohoError(f"model.start={folder!r} is not a folder; expected one that save_pretrained wrote, or a hub id")
     check_config_fields(config)
-    saved = _read(AutoConfig.from_pretrained, folder, "a SOHO configuration")
-    if not isinstance(saved, SohoConfig):
-        raise SohoError(f"model.start={folder!r} is a {saved.model_type!r} model; expected a SOHO model")
+    saved = read_config(folder)
     changed = SohoConfig(**{**saved.to_dict(), **config})  # a new object, so that its values are checked
-    options = {"config": changed, "trust_remote_code": trust_remote_code, **LOADING}
+    trusted = trust_remote_code or (trusted_factory is not None and saved.backbone_factory == trusted_factory)
+    options = {"config": changed, "trust_remote_code": trusted, **LOADING}
     model, info = _read(model_class.from_pretrained, folder, "a SOHO model", **options)
     _shapes_fit(folder, info)
     heads = tuple(rf"^{head}\." for head in TASK_HEADS)

@@ -66,3 +66,17 @@ def normalise(parts: dict[str, SumAndCount], denominators: dict[str, Tensor] | N
     """Divide each part by its own count, or by the count of the whole optimizer-step batch where it is given."""
     given = denominators or {}
     return {name: total / given.get(name, count).clamp(min=1.0) for name, (total, count) in parts.items()}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> SumAndCount:
+    """Count the labels that have the highest logit.
+
+    Args:
+        logits: (M, classes).
+        labels: (M,) class indices or -100.
+
+    Returns:
+        Right ones () and all labelled ones (), detached, as floats.
+    """
+    kept = labels != IGNORE
+    return ((logits.argmax(-1) == labels) & kept).sum().float().detach(), kept.sum().float()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
+
+from soho.models.losses import SumAndCount, normalise
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
 
@@ -69,3 +74,29 @@ class SohoForPreTrainingOutput(SohoTaskOutput):
     mvm_logits: Tensor | None = None
     mvm_labels: Tensor | None = None
     visual_indices: Tensor | None = None
+
+
+Output = TypeVar("Output", bound=SohoTaskOutput)
+
+
+def with_loss(
+    output: Output,
+    parts: dict[str, SumAndCount],
+    metrics: Metrics,
+    denominators: dict[str, Tensor] | None,
+    weights: Mapping[str, float] | None = None,
+) -> Output:
+    """Fill loss, parts and metrics of an output.
+
+    Args:
+        output: what the model returns.
+        parts: loss part -> sum and number of terms.
+        metrics: name -> sum and count.
+        denominators: counts of the whole optimizer-step batch; None: this batch's own.
+        weights: loss part -> weight in the loss, 1 where not named.
+    """
+    means = normalise(parts, denominators)
+    output.loss = torch.stack([(weights or {}).get(name, 1.0) * value for name, value in means.items()]).sum()
+    output.loss_parts = {name: value.detach() for name, value in means.items()}
+    output.metrics = metrics
+    return output

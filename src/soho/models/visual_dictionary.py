@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 # Tokens whose distances to all codes are held at one time: 8192 x 2048 codes x 4 bytes = 64 MiB.
 LOOKUP_CHUNK = 8192
-# Features kept from an optimizer step as material for codes to be revived.
+# Features kept from a forward pass (a micro-batch of one process) as material for codes to be revived.
 MAX_CANDIDATES = 4096
 
 

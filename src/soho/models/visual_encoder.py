@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig
 
 from soho.errors import SohoError
-from soho.models.configuration_soho import SohoConfig
+from soho.models.configuration_soho import SohoConfig, is_foreign_factory
+from soho.models.valid_batch_norm import ValidBatchNorm
 
-# Set by `from_pretrained(..., trust_remote_code=True)`: a model folder alone must never make us import code.
-FACTORY_ALLOWED: ContextVar[bool] = ContextVar("soho_factory_allowed", default=True)
+# Set while `from_pretrained` runs, to its `trust_remote_code`: a model folder alone must never make us import code.
+# None: the configuration itself says whether it was made in Python or read from a file.
+FACTORY_ALLOWED: ContextVar[bool | None] = ContextVar("soho_factory_allowed", default=None)
 
 
 class VisualFeatures(NamedTuple):
@@ -49,8 +51,8 @@ def call_factory(config: SohoConfig, *, pretrained: bool) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise SohoError(f"backbone_factory={name!r} must read package.module:function")
-    # Factories of this package are no foreign code.
-    if not module_name.startswith("soho.") and not FACTORY_ALLOWED.get():
+    allowed = FACTORY_ALLOWED.get()
+    if is_foreign_factory(name) and not (config.trust_remote_code if allowed is None else allowed):
         raise SohoError(
             f"this model folder wants to run the code of {name!r} to build its CNN; pass trust_remote_code=True "
             "if you trust whoever made it"
@@ -100,8 +102,7 @@ class VisualEncoder(nn.Module):
         super().__init__()
         self.backbone, channels = build_backbone(config)
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
-        self.hidden_size = config.hidden_size
-        self.feature_norm = config.visual_feature_norm
+        self.norm = ValidBatchNorm(config.hidden_size) if config.visual_feature_norm == "batch" else None
         self.frozen = False
 
     def freeze(self, frozen: bool) -> None:
@@ -138,8 +139,7 @@ class VisualEncoder(nn.Module):
         maps = maps.masked_fill(~mask, 0.0)
         grid = (maps.shape[-2], maps.shape[-1])
         features = maps.flatten(2).transpose(1, 2)  # (B, N, C)
-        if self.feature_norm == "layer":
-            # Without learned scale: features keep the length of the N(0, 1) codes they are compared with.
-            features = F.layer_norm(features, (self.hidden_size,))
         mask = mask.flatten(1)
+        if self.norm is not None:
+            features = self.norm(features, mask)
         return VisualFeatures(features * mask.unsqueeze(-1), mask, grid)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+
+from soho.errors import SohoError
 from soho.tasks.base import Processes, Task
 from soho.tasks.pretraining import PretrainingTask
 from soho.tasks.retrieval import RetrievalTask
@@ -11,9 +14,26 @@ from soho.training.recipe import Recipe
 TASKS: dict[str, type[Task]] = {task.name: task for task in (PretrainingTask, RetrievalTask, VqaTask)}
 
 
+def task_class(name: str) -> type[Task]:
+    """Return the task of a recipe's `task` value.
+
+    Raises:
+        SohoError: there is no such task; the nearest name is told.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(TASKS)}"
+        raise SohoError(f"there is no task {name!r}; {advice}")
+    return TASKS[name]
+
+
 def build_task(recipe: Recipe) -> Task:
-    """Return the task a recipe names, set up."""
-    return TASKS[recipe.task](recipe)
+    """Return the task a recipe names, set up.
+
+    Raises:
+        SohoError: there is no such task, or its data or model cannot be read.
+    """
+    return task_class(recipe.task)(recipe)
 
 
-__all__ = ["TASKS", "PretrainingTask", "Processes", "RetrievalTask", "Task", "VqaTask", "build_task"]
+__all__ = ["TASKS", "PretrainingTask", "Processes", "RetrievalTask", "Task", "VqaTask", "build_task", "task_class"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from soho.data.batching import AspectRatioBatches
 from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey, resolve_sizes
-from soho.data.sources import LoadNotes, Source
+from soho.data.sources import LoadNotes, Source, excluded_photographs, leave_out
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, check_config_fields
 from soho.models.initialization import (
@@ -21,6 +21,7 @@ from soho.models.initialization import (
     load_model,
     load_tokenizer,
     new_model,
+    read_config,
     text_config_fields,
 )
 from soho.models.modeling_soho import SohoPreTrainedModel
@@ -28,6 +29,9 @@ from soho.processing.image_processing_soho import SohoImageProcessor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
 from soho.training.recipe import Recipe
+
+# What a SOHO folder brings; named beside `model.start` these keys would silently do nothing.
+REPLACED_BY_START = ("text", "text_layers", "backbone", "backbone_config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Task(ABC):
         self.recipe = recipe
         self._loaded: dict[str, list[Any]] = {}
         self.notes: list[str] = []
+        self._check_text_length()
         self.processor = self._build_processor()
 
     # What a new task has to say -----------------------------------------------------------------------------------
@@ -123,8 +128,14 @@ class Task(ABC):
         fields = {"visual_input": self.visual_input, **self.config_fields(), **section.config}
         if section.start:
             # Naming a factory in one's own recipe is asking for its code; a folder alone is not.
-            trusted = bool(section.backbone_factory)
-            return load_model(self.model_class, section.start, trust_remote_code=trusted, **fields)
+            model, report = load_model(
+                self.model_class, section.start, trusted_factory=section.backbone_factory, **fields
+            )
+            spare = [key for key in REPLACED_BY_START if getattr(section, key) is not None]
+            if spare:
+                keys = ", ".join(f"model.{key}" for key in spare)
+                report.ignored[keys] = "model.start is given and brings these parts"
+            return model, report
         tokenizer = self.processor.tokenizer
         ids = {"mask_token_id": tokenizer.mask_token_id, "pad_token_id": tokenizer.pad_token_id}
         sizes = text_config_fields(section.text, section.text_layers) if section.text else {}
@@ -141,6 +152,21 @@ class Task(ABC):
         config = SohoConfig(**{**sizes, **ids, **fields})
         return new_model(self.model_class, config, text=section.text, backbone=section.backbone)
 
+    def _check_text_length(self) -> None:
+        """Refuse texts that are longer than the model's learned positions."""
+        section, length = self.recipe.model, self.recipe.data.text_length
+        if section.start:
+            limit, owner = read_config(section.start).max_position_embeddings, section.start
+        elif section.text:
+            fields = text_config_fields(section.text, section.text_layers)
+            limit, owner = fields["max_position_embeddings"], section.text
+        else:
+            limit, owner = SohoConfig().max_position_embeddings, "the model"
+        if not section.start and "max_position_embeddings" in section.config:
+            limit, owner = section.config["max_position_embeddings"], "model.config.max_position_embeddings"
+        if isinstance(limit, int) and length > limit:
+            raise SohoError(f"data.text_length={length} is more than the {limit} text positions of {owner}; lower it")
+
     def _build_processor(self) -> SohoProcessor:
         data, section = self.recipe.data, self.recipe.model
         images = SohoImageProcessor(shorter_edge=data.shorter_edge, longer_edge=data.longer_edge)
@@ -152,12 +178,19 @@ class Task(ABC):
         return SohoProcessor(image_processor=images, tokenizer=tokenizer, text_length=data.text_length)
 
     def load_sources(self, split: str, read: Callable[[Source], tuple[list[Any], LoadNotes]]) -> list[Any]:
-        """Read every source of a split with one of `load_captions`, `load_questions`; keeps what they note."""
+        """Read every source of a split with one of `load_captions`, `load_questions`; keeps what they note.
+
+        Photographs of `data.exclude` are left out of the training split.
+        """
         examples: list[Any] = []
+        excluded = excluded_photographs(self.recipe.data.exclude) if split == "train" else frozenset()
         for source in getattr(self.recipe.data, split):
             rows, notes = read(source)
-            examples += rows
+            kept, remark = leave_out(rows, excluded)
+            examples += kept
             self.notes += notes.lines()
+            if remark:
+                self.notes.append(f"{source.title} ({source.file}): {remark}")
         if not examples:
             raise SohoError(f"data.{split} holds no example; `soho data check` tells what was dropped and why")
         return examples
@@ -177,7 +210,7 @@ class Task(ABC):
         A picture whose size cannot even be read is left out, counted and named in `notes`.
         """
         unique = {str(item.example.image): item.example for item in items}
-        sizes = dict(zip(unique, resolve_sizes(list(unique.values()))))
+        sizes = dict(zip(unique, resolve_sizes(list(unique.values()), progress=processes.rank == 0)))
         broken = [name for name, size in sizes.items() if size[0] == 0]
         if broken:
             self.notes.append(f"{len(broken)} pictures cannot be read and are left out: {', '.join(broken[:5])}")

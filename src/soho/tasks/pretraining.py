@@ -15,7 +15,8 @@ from soho.data.schema import CaptionedImage
 from soho.data.sources import load_captions
 from soho.evaluation.metrics import CodeHistogram, Mean, merge_processes
 from soho.models.losses import IGNORE
-from soho.models.modeling_soho import SohoForPreTraining, SohoPreTrainedModel
+from soho.models.modeling_pretraining import SohoForPreTraining
+from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.processing.pairing import CaptionIndex, draw_negatives, epoch_groups
 from soho.processing.text_masking import mask_tokens
 from soho.randomness import keyed_generator
@@ -61,6 +62,7 @@ class PretrainingTask(Task):
     ) -> dict[str, float]:
         """Return losses and accuracies of the three tasks on a split, and the baseline MVM has to beat.
 
+        `loss` adds the parts with the weights of the model's configuration, as in training.
         `mvm_majority` is the accuracy of always guessing the most frequent hidden index; `perplexity` that of the
         hidden indices.
         """
@@ -77,7 +79,8 @@ class PretrainingTask(Task):
                 codes.update(output.mvm_labels.cpu().numpy())
         figures = {name: merge_processes(mean).result() for name, mean in sorted(means.items())}
         codes = merge_processes(codes)
-        figures["loss"] = sum(value for name, value in figures.items() if name.endswith("_loss"))
+        parts = [name for name in ("mlm", "mvm", "itm") if f"{name}_loss" in figures]
+        figures["loss"] = sum(getattr(model.config, f"{name}_weight") * figures[f"{name}_loss"] for name in parts)
         if model.config.use_dictionary:
             figures |= {"mvm_majority": codes.majority_share(), "perplexity": codes.perplexity()}
         return figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soho.data.dataset import EpochLoader, SampleKey
+from soho.data.dataset import DecodeLog, EpochLoader, SampleKey, resolve_sizes
 from soho.data.schema import CaptionedImage
 from soho.data.sources import load_captions
+from soho.errors import SohoError
 from soho.evaluation.metrics import chance_recalls, retrieval_recalls
 from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_all_pairs
 from soho.models.losses import IGNORE
-from soho.models.modeling_soho import SohoForImageTextRetrieval, SohoPreTrainedModel
+from soho.models.modeling_retrieval import SohoForImageTextRetrieval
+from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, read_pixels, stack_pixels
+from soho.training.recipe import Recipe
 
 
 class RetrievalTask(Task):
@@ -26,6 +30,10 @@ class RetrievalTask(Task):
 
     name: ClassVar[str] = "retrieval"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForImageTextRetrieval
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self._galleries: dict[str, list[CaptionedImage]] = {}
 
     def load(self, split: str) -> list[CaptionedImage]:
         """Read all caption sources of a split."""
@@ -68,8 +76,8 @@ class RetrievalTask(Task):
 
         Returns:
             TR and IR recalls and median ranks, and each one's chance level under `chance/`. With
-            `evaluation.max_images` / `max_texts` the gallery is the first n of each, and the figures say so by
-            `images` and `texts`.
+            `evaluation.max_images` / `max_texts` the gallery is the first n of each, less the pictures that cannot
+            be read; the figures tell its size by `images` and `texts`.
         """
         assert isinstance(model, SohoForImageTextRetrieval)
         scores, text_image = self.score(model, split, processes, out)
@@ -83,11 +91,11 @@ class RetrievalTask(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the (images, texts) scores of a split and the (texts,) index of each text's picture."""
         settings = self.recipe.evaluation
-        examples = self.examples(split)[: settings.max_images]
+        examples = self.gallery(split)
         captions, text_image = self.gallery_texts(split)
         ids, attention = pad_texts([self.processor.encode(caption) for caption in captions], 0)
         items = [Item(example, row) for row, example in enumerate(examples)]
-        # Every process encodes all pictures (cheap beside fusion) and fuses its share of the pairs.
+        # Every process decodes all pictures (cheap beside fusion), and encodes and fuses only its own share of them.
         loader = self.loader(
             items, self._image_sample, collate_images, Processes(), batch_size=settings.batch_size, shuffle=False
         )
@@ -116,14 +124,39 @@ class RetrievalTask(Task):
             world_size=processes.world_size,
         )
         model.train(training)
+        if loader.broken:
+            self.notes.append(
+                f"{len(loader.broken)} pictures of data.{split} could not be decoded and stood in the gallery as empty "
+                f"ones: {'; '.join(loader.broken[:5])}"
+            )
         return gather_scores(scores, len(examples)), text_image
+
+    def gallery(self, split: str) -> list[CaptionedImage]:
+        """Return the pictures that `score` ranks, without those whose file cannot even be opened (told in `notes`)."""
+        if split not in self._galleries:
+            examples = self.examples(split)[: self.recipe.evaluation.max_images]
+            log = DecodeLog()
+            # Sizes that the annotations tell are no sign that the file is there and whole.
+            sizes = resolve_sizes([replace(example, width=0, height=0) for example in examples], log=log)
+            if log.messages:
+                self.notes.append(
+                    f"{len(log.messages)} pictures of data.{split} cannot be read and are left out of the gallery with "
+                    f"their captions: {'; '.join(log.messages[:5])}"
+                )
+            kept = [
+                replace(example, width=size[0], height=size[1]) for example, size in zip(examples, sizes) if size[0]
+            ]
+            if not kept:
+                raise SohoError(f"none of the pictures of data.{split} can be read; `soho data check` names them")
+            self._galleries[split] = kept
+        return self._galleries[split]
 
     def gallery_texts(self, split: str) -> tuple[list[str], np.ndarray]:
         """Return the captions that `score` ranks and the (texts,) row of each one's picture."""
         settings = self.recipe.evaluation
         pairs = [
             (row, caption)
-            for row, example in enumerate(self.examples(split)[: settings.max_images])
+            for row, example in enumerate(self.gallery(split))
             for caption in example.captions[: settings.captions_per_image]
         ][: settings.max_texts]
         return [caption for _, caption in pairs], np.array([row for row, _ in pairs])

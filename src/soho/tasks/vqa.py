@@ -18,10 +18,13 @@ from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
 from soho.evaluation.metrics import merge_processes
 from soho.evaluation.vqa_score import VqaScore
+from soho.models.initialization import read_config
 from soho.models.losses import IGNORE
-from soho.models.modeling_soho import SohoForQuestionAnswering, SohoPreTrainedModel
+from soho.models.modeling_question_answering import SohoForQuestionAnswering
+from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from soho.training.recipe import Recipe
 
 
 class VqaTask(Task):
@@ -29,6 +32,10 @@ class VqaTask(Task):
 
     name: ClassVar[str] = "vqa"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self._answers: list[str] | None = None
 
     def load(self, split: str) -> list[VisualQuestion]:
         """Read all question sources of a split."""
@@ -39,24 +46,32 @@ class VqaTask(Task):
         return [example.question for example in self.examples("train")]
 
     def config_fields(self) -> dict[str, Any]:
-        """Return the answer vocabulary: from the model folder, from `data.answers`, or built from the training set."""
+        """Return the answer vocabulary: from `data.answers`, from the model folder, or built from the training set."""
         return {"answers": self.answers()}
 
     def answers(self) -> list[str]:
         """Return the answer vocabulary in index order.
 
+        A question-answering folder under `model.start` keeps its own: its answer head knows no other.
+
         Raises:
-            SohoError: `data.answers` is no list of strings, or no answer is frequent enough.
+            SohoError: `data.answers` is no list of strings or differs from the folder's, or no answer is frequent
+                enough.
         """
-        data = self.recipe.data
-        if data.answers:
-            return read_answers(data.answers)
-        answers = build_answer_vocabulary(self.examples("train"), data.answer_minimum_count)
-        if not answers:
-            raise SohoError(
-                f"no training answer occurs data.answer_minimum_count={data.answer_minimum_count} times; lower it"
-            )
-        return answers
+        if self._answers is None:
+            data, start = self.recipe.data, self.recipe.model.start
+            given = read_answers(data.answers) if data.answers else None
+            known = _answers_of(start) if start else None
+            if given is not None and known is not None and given != known:
+                raise SohoError(
+                    f"data.answers={data.answers} differs from the {len(known)} answers of model.start={start}, whose "
+                    "answer head knows no other; leave data.answers out, or start from a pre-trained model"
+                )
+            chosen = given if given is not None else known
+            if chosen is None:
+                chosen = build_answer_vocabulary(self.examples("train"), data.answer_minimum_count)
+            self._answers = chosen
+        return self._answers
 
     def train_loader(self, processes: Processes) -> EpochLoader:
         """Return batches of questions that have at least one answer of the vocabulary."""
@@ -98,9 +113,15 @@ class VqaTask(Task):
     def evaluate(
         self, model: SohoPreTrainedModel, split: str, processes: Processes, out: Path | None = None
     ) -> dict[str, float]:
-        """Return the VQA accuracy, overall and by type, beside always giving the most frequent training answer."""
+        """Return the VQA accuracy, overall and by type, beside always giving the most frequent training answer.
+
+        Raises:
+            SohoError: the split has no answers to compare with.
+        """
         assert isinstance(model, SohoForQuestionAnswering)
         examples = self.examples(split)
+        if not any(example.answers for example in examples):
+            raise SohoError(f"the questions of data.{split} have no answers, so there is nothing to measure")
         majority = self.majority_answer()
         score, baseline = VqaScore(), VqaScore()
         for row, best in self.predictions(model, split, processes).items():
@@ -157,6 +178,13 @@ def collate_questions(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     if "labels" in samples[0]:
         batch["labels"] = torch.stack([sample["labels"] for sample in samples])
     return batch
+
+
+def _answers_of(folder: str) -> list[str] | None:
+    """Return the answer vocabulary of a question-answering folder, None for any other model."""
+    config = read_config(folder)
+    kinds = config.architectures or []
+    return list(config.answers) if SohoForQuestionAnswering.__name__ in kinds else None
 
 
 def read_answers(path: Path) -> list[str]:

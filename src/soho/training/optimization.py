@@ -113,7 +113,7 @@ def set_learning_rates(optimizers: Mapping[str, torch.optim.Optimizer], factor: 
 
 
 def backbone_is_frozen(epoch: int, freeze_backbone_epochs: int) -> bool:
-    """Say whether the CNN is fixed in an epoch (counted from 0); -1 freezes it always (paper, section 3.2.1)."""
+    """Say whether the CNN is fixed in an epoch (counted from 0); -1 freezes it always (paper, section 3.2)."""
     return freeze_backbone_epochs < 0 or epoch < freeze_backbone_epochs
 
 

@@ -58,7 +58,7 @@ class OptimizerStep:
 
     def __init__(self, model: Any, settings: TrainingSection, accelerator: Accelerator) -> None:
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(model)
         model.to(accelerator.device)
         if settings.channels_last:
             model.visual_backbone().to(memory_format=torch.channels_last)
@@ -217,6 +217,15 @@ class _Totals:
 
 
 _ADVICE = "the checkpoints are sound: try a lower learning rate, a smaller clip_norm or precision=fp32"
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass; newer transformers (5.23) have renamed the method."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _require_finite_losses(values: Mapping[str, float], name: str) -> None:

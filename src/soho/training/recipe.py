@@ -50,6 +50,12 @@ class ModelSection(Section):
     )
     config: dict[str, Any] = Field(default={}, description="fields of SohoConfig, e.g. {num_hidden_layers: 3}")
 
+    @model_validator(mode="after")
+    def _layers_of_something(self) -> ModelSection:
+        if self.text_layers is not None and self.text is None and self.start is None:
+            raise ValueError(f"text_layers={self.text_layers} needs text, the BERT whose first layers are kept")
+        return self
+
 
 class DataSection(Section):
     """What is read and how examples are made from it."""
@@ -58,11 +64,16 @@ class DataSection(Section):
     train: list[Source] = Field(default=[], description="data sets to train on")
     validation: list[Source] = Field(default=[], description="data sets measured during training")
     test: list[Source] = Field(default=[], description="data sets of the final evaluation")
+    exclude: list[Source] = Field(
+        default=[], description="data sets whose photographs are left out of train; their pictures are not opened"
+    )
     shorter_edge: int = Field(default=600, ge=32, description="pixels of the shorter image edge after resizing")
     longer_edge: int = Field(default=1000, ge=32, description="upper bound in pixels of the longer image edge")
     text_length: int = Field(default=16, ge=3, description="tokens per text with [CLS] and [SEP]; longer texts are cut")
     captions_per_image_per_epoch: int | None = Field(
-        default=None, ge=1, description="at most this many captions of an image per epoch; null = all"
+        default=None,
+        ge=1,
+        description="at most this many captions of an image per epoch, rounded up to whole groups; null = all",
     )
     positives_per_image: int = Field(default=2, ge=1, description="pre-training: matching texts beside an image")
     negatives_per_image: int = Field(
@@ -176,7 +187,7 @@ class EvaluationSection(Section):
 class Recipe(Section):
     """Every setting of a run."""
 
-    task: Literal["pretraining", "retrieval", "vqa"] = Field(description="what is trained")
+    task: str = Field(description="what is trained: pretraining, retrieval or vqa")
     output: AnyPath = Field(description="folder of the run: model, checkpoints, log")
     seed: int = Field(default=0, ge=0, description="all randomness follows from it")
     model: ModelSection = Field(default=ModelSection(), description="the model and its start")
@@ -218,6 +229,10 @@ def describe_recipe() -> str:
     return describe(Recipe, "A recipe is a YAML file with these keys (override on the command line: key=value).")
 
 
+# Schedules that end at the last step: with another number of steps the steps already done would have had other rates.
+ENDING_SCHEDULES = ("cosine", "linear")
+LENGTHS = ("training.epochs", "training.max_steps")
+
 # Fields that may differ between the parts of one resumed run: they steer where, how long and how often, not what.
 FREE_TO_CHANGE = (
     "output",
@@ -226,8 +241,7 @@ FREE_TO_CHANGE = (
     "data.validation",
     "data.test",
     "data.workers",
-    "training.epochs",
-    "training.max_steps",
+    *LENGTHS,
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
@@ -239,16 +253,19 @@ FREE_TO_CHANGE = (
 def resume_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the dotted keys in which two dumped recipes would train differently; empty = one run may continue.
 
+    The length of a run is free to change only where the learning rates do not depend on it.
+
     Args:
         before: `Recipe.model_dump(mode="json")` of the run so far.
         now: the same of the recipe at hand.
     """
     old, new = dict(_flatten(before)), dict(_flatten(now))
+    fixed = LENGTHS if new.get("training.schedule.kind") in ENDING_SCHEDULES else ()
     return [
         key
         for key in dict.fromkeys([*new, *old])
         if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        and (key in fixed or not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE))
     ]
 
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from soho.errors import SohoError
 from soho.training.checkpoint import list_checkpoints, write_text_atomically
-from soho.training.recipe import Recipe, resume_differences
+from soho.training.recipe import LENGTHS, Recipe, resume_differences
 
 RECIPE_NAME = "recipe.yaml"
 VERSIONS_NAME = "versions.json"
@@ -62,8 +62,11 @@ def check_same_recipe(output: Path, recipe: Recipe) -> None:
 
 def different_settings(output: Path, keys: list[str]) -> SohoError:
     """Return the error for a run that cannot continue because `keys` changed."""
+    why = ""
+    if any(key in LENGTHS for key in keys):
+        why = " (a cosine or linear schedule ends at the last step, so the rates of the steps done would have differed)"
     return SohoError(
-        f"{output} holds a run with other values of {', '.join(keys)}; "
+        f"{output} holds a run with other values of {', '.join(keys)}{why}; "
         "take these back to continue it, or choose another output"
     )
 

@@ -158,7 +158,9 @@ def test_files_that_are_no_json_lines(tmp_path: Path) -> None:
     with pytest.raises(SohoError, match=r"list\.json is one JSON value over many lines, but JSON Lines"):
         jsonl.read_captions(tmp_path / "list.json", store)
     path, store = _write(tmp_path, [{"image": "a.jpg", "question": "only"}])
-    with pytest.raises(SohoError, match=r"jsonl: .*own\.jsonl gives no rows"):
+    with pytest.raises(
+        SohoError, match=r"jsonl: .*own\.jsonl gives no rows \(it holds only questions \(1\), but captions"
+    ):
         jsonl.read_captions(path, store)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from soho.data.sources import Source, load_captions, load_questions
+from soho.data.check import check
+from soho.data.sources import Source, excluded_photographs, leave_out, load_captions, load_questions
 from soho.errors import SohoError
 from tests.unit.data.pictures import write_json, write_jsonl, write_pictures, zip_folder
 
@@ -106,3 +107,53 @@ def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
     source = Source(format="flickr8k", annotations=tmp_path / "t.txt", images=tmp_path / "gone")
     with pytest.raises(SohoError, match=r"images: .*gone does not exist"):
         load_captions(source)
+
+
+def _karpathy_and_genome(tmp_path: Path) -> tuple[Source, Source]:
+    """COCO's Karpathy file without any picture, and Visual Genome with three, two of which COCO has too."""
+    rows = [
+        {"cocoid": number, "filename": f"{number}.jpg", "split": split, "sentences": [{"sentid": number, "raw": "x"}]}
+        for number, split in ((7, "train"), (8, "val"), (9, "test"))
+    ]
+    karpathy = write_json(tmp_path / "karpathy.json", {"dataset": "coco", "images": rows})
+    write_pictures(tmp_path / "vg", ["1.jpg", "2.jpg", "3.jpg"])
+    regions = [{"id": n, "regions": [{"region_id": n, "image_id": n, "phrase": f"dog {n}"}]} for n in (1, 2, 3)]
+    coco_ids = {1: 7, 2: 8, 3: None}
+    data = [{"image_id": n, "url": "", "width": 8, "height": 6, "coco_id": coco_ids[n]} for n in (1, 2, 3)]
+    genome = Source(
+        format="visual_genome",
+        annotations=write_json(tmp_path / "regions.json", regions),
+        image_data=write_json(tmp_path / "image_data.json", data),
+        images=tmp_path / "vg",
+    )
+    return Source(format="karpathy", annotations=karpathy, images="not/there", split="val+test"), genome
+
+
+def test_photographs_of_a_split_are_left_out_of_another_data_set(tmp_path: Path) -> None:
+    coco, genome = _karpathy_and_genome(tmp_path)
+    excluded = excluded_photographs([coco])  # its pictures are nowhere, and need not be
+    assert excluded == {"coco:8", "coco:9"}
+    kept, remark = leave_out(load_captions(genome)[0], excluded)
+    assert [example.photo_key for example in kept] == ["coco:7", "vg:3"]
+    assert remark == "1 photograph left out because of data.exclude"
+    assert leave_out(kept, excluded) == (kept, "")
+
+
+def test_the_data_check_leaves_out_what_training_leaves_out(tmp_path: Path) -> None:
+    coco, genome = _karpathy_and_genome(tmp_path)
+    report = check({"train": [genome], "validation": [genome]}, "pretraining", exclude=[coco])
+    train, validation = report.counts
+    assert (train.images, train.left_out, validation.images) == (2, 1, 3)
+    shared = next(problem for problem in report.problems if "in both" in problem.message)
+    assert "2 photographs in both" in shared.message  # 1 and 3; photograph 2 is no longer in train
+    unread = coco.model_copy(update={"annotations": tmp_path / "absent.json"})
+    report = check({"train": [genome]}, "pretraining", exclude=[unread])
+    assert [problem.where for problem in report.problems if problem.fatal] == ["exclude"]
+
+
+def test_a_training_source_of_which_nothing_stays(tmp_path: Path) -> None:
+    _, genome = _karpathy_and_genome(tmp_path)
+    report = check({"train": [genome]}, "pretraining", exclude=[genome])
+    assert [problem.message for problem in report.problems if problem.fatal] == [
+        "nothing is left: 3 photographs left out because of data.exclude"
+    ]

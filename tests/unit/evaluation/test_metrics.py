@@ -9,7 +9,6 @@ import pytest
 from soho.errors import SohoError
 from soho.evaluation import metrics
 from soho.evaluation.metrics import (
-    Accuracy,
     CodeHistogram,
     Mean,
     RetrievalMetrics,
@@ -26,16 +25,6 @@ def test_mean_of_parts_is_the_mean_of_all() -> None:
     right.update(3.0)
     assert left.merge(right).result() == 3.0
     assert math.isnan(Mean().result())
-
-
-def test_accuracy_leaves_ignored_places_out() -> None:
-    accuracy = Accuracy()
-    accuracy.add([1, 2, 3, 4], [1, 2, 0, -100])
-    assert accuracy.result() == pytest.approx(2 / 3)
-    accuracy.merge(Accuracy(0.0, 1.0))
-    assert accuracy.result() == 0.5
-    with pytest.raises(SohoError, match=r"\(2,\) and \(3,\)"):
-        accuracy.add([1, 2], [1, 2, 3])
 
 
 def test_one_process_keeps_its_metric() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from soho.errors import SohoError
-from soho.evaluation.pair_scoring import ScoringPlan, fingerprint_of, join_shards, score_all_pairs, shard_rows
+from soho.evaluation.pair_scoring import ScoringPlan, fingerprint_of, score_all_pairs, shard_rows
 
 CHANNELS = 6
 
@@ -307,7 +307,7 @@ def test_killed_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deal", [False, True])
-def test_shards_join_to_the_whole(deal: bool, tmp_path: Path) -> None:
+def test_shards_are_rows_of_the_whole(deal: bool, tmp_path: Path) -> None:
     batches, ids, mask = make_world()
     whole = score_all_pairs(ToyScorer(), batches, ids, mask, progress=False)
     for rank in range(3):
@@ -320,28 +320,6 @@ def test_shards_join_to_the_whole(deal: bool, tmp_path: Path) -> None:
         part = score_all_pairs(scorer, mine, ids, mask, rank=rank, world_size=3, **options)
         assert scorer.images == len(own)
         np.testing.assert_allclose(part, whole[rank::3], atol=1e-6)
-        if rank == 1:
-            with pytest.raises(SohoError, match="process 2 of 3"):
-                join_shards(tmp_path, 3)
-    np.testing.assert_allclose(join_shards(tmp_path, 3), whole, atol=1e-6)
-
-
-def test_shards_of_different_models_are_not_joined(tmp_path: Path) -> None:
-    batches, ids, mask = make_world()
-    for rank in range(2):
-        score_all_pairs(
-            ToyScorer(),
-            batches,
-            ids,
-            mask,
-            out=tmp_path,
-            fingerprint=f"{rank}",
-            progress=False,
-            rank=rank,
-            world_size=2,
-        )
-    with pytest.raises(SohoError, match="another model or other data than process 0"):
-        join_shards(tmp_path, 2)
 
 
 def test_an_image_of_padding_alone_is_scored() -> None:

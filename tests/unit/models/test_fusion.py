@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining
 from soho.models.fusion import FusionTransformer
 from soho.models.initialization import load_text, text_config_fields
+from soho.training.optimizer_step import checkpoint_activations
 from tests.unit.models.tiny import VOCABULARY, gradients, picture_batch, pretraining_batch, stirred, tiny_config
 
 
@@ -135,12 +136,12 @@ def test_a_pair_with_nothing_to_read_gives_no_nan(fusion: FusionTransformer) -> 
         assert hidden.grad.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.filterwarnings("error:.gradient_checkpointing_enable:FutureWarning")
 def test_gradient_checkpointing_changes_nothing() -> None:
     torch.manual_seed(4)
     plain = SohoForPreTraining(tiny_config(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)).train()
     spared = copy.deepcopy(plain)
-    spared.gradient_checkpointing_enable()
+    checkpoint_activations(spared)
     batch = pretraining_batch(2)
     outputs = []
     for model in (plain, spared):

@@ -45,6 +45,18 @@ def placed_tokens(model: SohoForPreTraining, batch: dict[str, Tensor], **options
     return seen[0], output
 
 
+def test_masked_pairs_tells_how_many_positives_have_something_hidden() -> None:
+    model, batch = build().eval(), pretraining_batch()
+    output = model(**batch)
+    hidden = choose_masked_cells(output.visual_indices[batch["pair_image_index"]], batch["mvm_draws"]).any(1)
+    positive = batch["itm_labels"] == 1
+    total, count = output.metrics["masked_pairs"]
+    assert (total.item(), count.item()) == (float((hidden & positive).sum()), 4.0)
+    # A dictionary of one code leaves nothing that may be hidden: its only index covers every cell.
+    total, count = build(dictionary_size=1).eval()(**batch).metrics["masked_pairs"]
+    assert (total.item(), count.item()) == (0.0, 4.0)
+
+
 def test_mask_vector_is_the_mask_words_embedding_for_positives_and_negatives() -> None:
     model, batch = build().eval(), pretraining_batch()
     tokens, output = placed_tokens(model, batch)

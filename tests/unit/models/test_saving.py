@@ -302,6 +302,37 @@ def test_a_folder_never_runs_foreign_code_unless_it_is_trusted(foreign: str, tmp
     assert foreign not in sys.modules
 
 
+def test_a_configuration_that_was_read_is_no_word_of_its_reader(foreign: str, tmp_path: Path) -> None:
+    fields = {"backbone_factory": f"{foreign}:build", "backbone_factory_args": {"kernel": 32}}
+    build(SohoModel, **fields).save_pretrained(tmp_path)
+    saved = tmp_path / "config.json"
+    content = json.loads(saved.read_text())
+    assert "trust_remote_code" not in content
+    saved.write_text(json.dumps({**content, "trust_remote_code": True}))  # a folder cannot vouch for itself
+    del sys.modules[foreign]
+    for config in (AutoConfig.from_pretrained(tmp_path), SohoConfig.from_dict(json.loads(saved.read_text()))):
+        for make in (SohoModel, AutoModel.from_config):
+            with pytest.raises(SohoError, match="trust_remote_code"):
+                make(config)
+        assert foreign not in sys.modules
+    config.trust_remote_code = True
+    assert isinstance(AutoModel.from_config(config), SohoModel)
+    # A model that was loaded with trust can be built again from its configuration.
+    trusted = SohoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert isinstance(SohoForImageTextRetrieval(trusted.config), SohoForImageTextRetrieval)
+    assert SohoConfig.from_dict(tiny_config().to_dict()).trust_remote_code
+
+
+def test_only_the_factory_that_the_caller_names_is_trusted(foreign: str, tmp_path: Path) -> None:
+    fields = {"backbone_factory": f"{foreign}:build", "backbone_factory_args": {"kernel": 32}}
+    build(SohoModel, **fields).save_pretrained(tmp_path)
+    del sys.modules[foreign]
+    with pytest.raises(SohoError, match="trust_remote_code=True"):
+        load_model(SohoModel, str(tmp_path), trusted_factory="another:build")
+    assert foreign not in sys.modules
+    assert load_model(SohoModel, str(tmp_path), trusted_factory=f"{foreign}:build")[1].loaded
+
+
 def test_factories_of_this_package_need_no_trust(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     model = build(SohoModel, backbone_factory="soho.models.backbones:efficientnet_lite0")

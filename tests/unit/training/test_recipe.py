@@ -12,6 +12,7 @@ from soho.training.recipe import (
     load_recipe,
     resume_differences,
 )
+from soho.training.run_info import different_settings
 
 RECIPE = """
 task: retrieval
@@ -195,9 +196,28 @@ def test_every_key_is_described() -> None:
     lines = describe_recipe().splitlines()
     assert "  freeze_backbone_epochs: integer, default 0" in lines
     assert "  precision: fp32|bf16|fp16, default fp32" in lines
-    assert "task: pretraining|retrieval|vqa, required" in lines
+    assert "task: text, required" in lines
     assert not [line for line, below in itertools.pairwise(lines) if ", default " in line and not below.strip()]
     assert "Undefined" not in describe_recipe()
+
+
+def test_text_layers_need_a_text(recipe_path: Path) -> None:
+    words = "text_layers=3 needs text, the BERT whose first layers are kept"
+    assert words in message(recipe_path, "model.text=null", "model.start=null", "model.text_layers=3")
+    # A start brings its own layers: the key then says nothing, and the load report tells so.
+    assert load_recipe(recipe_path, ["model.text=null", "model.start=x", "model.text_layers=3"]).model.text_layers == 3
+
+
+@pytest.mark.parametrize(("kind", "fixed"), [("step", False), ("constant", False), ("cosine", True), ("linear", True)])
+def test_a_schedule_that_ends_fixes_the_length_of_a_run(kind: str, fixed: bool, recipe_path: Path) -> None:
+    def dumped(*changes: str) -> dict[str, object]:
+        return load_recipe(recipe_path, [f"training.schedule.kind={kind}", *changes]).model_dump(mode="json")
+
+    longer = resume_differences(dumped(), dumped("training.epochs=99", "training.max_steps=7"))
+    assert longer == (["training.epochs", "training.max_steps"] if fixed else [])
+    words = str(different_settings(Path("run"), ["training.epochs"]))
+    assert "a cosine or linear schedule ends at the last step" in words
+    assert "schedule" not in str(different_settings(Path("run"), ["seed"]))
 
 
 def test_resume_differences_names_only_what_changes_training(recipe_path: Path) -> None:

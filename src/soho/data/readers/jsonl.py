@@ -67,8 +67,10 @@ def read_captions(
     reading = Reading(name, path, images, on_missing)
     captions: dict[str, list[str]] = {}
     places: dict[str, tuple[str, ImageRef]] = {}
+    other = 0
     for row in _rows(path, reading):
         if not row.captions:
+            other += 1
             continue
         reading.notes.rows += 1
         if row.image not in captions and limit is not None and len(captions) >= limit:
@@ -82,7 +84,8 @@ def read_captions(
         image_id, ref = places[image]
         ids = tuple(f"{image_id}#{index}" for index in range(len(texts)))
         result.append(CaptionedImage(image_id, f"file:{ref}", ref, tuple(texts), ids))
-    return result, reading.finish(len(result), sum(len(item.captions) for item in result))
+    why = f"it holds only questions ({other:,}), but captions are needed here" if other else ""
+    return result, reading.finish(len(result), sum(len(item.captions) for item in result), why)
 
 
 def read_questions(
@@ -111,8 +114,10 @@ def read_questions(
     reading = Reading(name, path, images, on_missing)
     result: list[VisualQuestion] = []
     asked: dict[str, int] = {}
+    other = 0
     for row in _rows(path, reading):
         if row.question is None:
+            other += 1
             continue
         reading.notes.rows += 1
         number = asked.get(row.image, 0)
@@ -122,7 +127,8 @@ def read_questions(
         if (ref := _find(row, reading)) is not None:
             question_id = row.name or f"{row.image}#{number}"
             result.append(VisualQuestion(question_id, row.image, f"file:{ref}", ref, row.question, row.answers))
-    return result, reading.finish(len(result), len(result))
+    why = f"it holds only captions ({other:,}), but questions are needed here" if other else ""
+    return result, reading.finish(len(result), len(result), why)
 
 
 def _find(row: _Row, reading: Reading) -> ImageRef | None:

@@ -122,12 +122,13 @@ class Reading:
                 self.broken(where, f'the image "{names[0]}" is not in {self._images}{advice}')
         return ref
 
-    def finish(self, used: int, texts: int) -> LoadNotes:
+    def finish(self, used: int, texts: int, why_empty: str = "") -> LoadNotes:
         """Close the pass.
 
         Args:
             used: examples that are returned.
             texts: captions or questions in them.
+            why_empty: what to say of a file that gives nothing although no row of it is broken or left out.
 
         Raises:
             SohoError: rows are broken, images are missing under "error", or nothing is left.
@@ -147,7 +148,7 @@ class Reading:
                 + (" (on_missing: skip leaves them out)" if used else "")
             )
         if not used:
-            why = "; ".join(f"{count:,} left out, {reason}" for reason, count in notes.dropped.items())
+            why = "; ".join(f"{count:,} left out, {reason}" for reason, count in notes.dropped.items()) or why_empty
             raise SohoError(f"{notes.source}: {self._path} gives no rows" + (f" ({why})" if why else ""))
         return notes
 

