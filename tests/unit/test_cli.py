@@ -160,6 +160,11 @@ def test_missing_files(soho: Soho, recipe: Path, world: Path, tmp_path: Path) ->
     assert "region_descriptions.json" in one_sentence(soho("pretrain", recipe, wrong))
 
 
+def test_a_start_that_is_not_trained_yet(soho: Soho, recipe: Path) -> None:
+    sentence = one_sentence(soho("finetune", recipe, "task=retrieval", "model.start=runs/not/there/model"))
+    assert sentence.startswith("model.start='runs/not/there/model' is not a folder")
+
+
 def test_a_missing_picture_is_named(soho: Soho, recipe: Path, world: Path, tmp_path: Path) -> None:
     images = Path(shutil.copytree(world / "images" / "train2014", tmp_path / "images"))
     gone = sorted(images.iterdir())[0]

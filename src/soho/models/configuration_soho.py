@@ -74,6 +74,7 @@ class SohoConfig(PretrainedConfig):
         mlm_weight: weight of the MLM loss (Eq. 9: equal weights).
         mvm_weight: weight of the MVM loss.
         itm_weight: weight of the ITM loss.
+        itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
         answer_head_width: hidden width of the answer head as a multiple of `hidden_size`.
         answer_head_dropout: dropout inside the answer head.
         answers: the answer vocabulary of a question-answering model, in index order.
@@ -118,6 +119,7 @@ class SohoConfig(PretrainedConfig):
         mlm_weight: float = 1.0,
         mvm_weight: float = 1.0,
         itm_weight: float = 1.0,
+        itc_weight: float = 0.0,
         answer_head_width: int = 2,
         answer_head_dropout: float = 0.1,
         answers: list[str] | None = None,
@@ -150,6 +152,7 @@ class SohoConfig(PretrainedConfig):
         self.mlm_weight = mlm_weight
         self.mvm_weight = mvm_weight
         self.itm_weight = itm_weight
+        self.itc_weight = itc_weight
         self.answer_head_width = answer_head_width
         self.answer_head_dropout = answer_head_dropout
         self.answers = list(answers or [])

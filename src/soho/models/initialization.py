@@ -26,7 +26,7 @@ from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.models.visual_encoder import call_factory
 
 # Module names that belong to one task only: they may be missing from, or left over in, a folder of another task.
-TASK_HEADS = ("mlm_head", "mvm_head", "match_head", "answer_head")
+TASK_HEADS = ("mlm_head", "mvm_head", "match_head", "answer_head", "contrast_head")
 
 BERT_LAYER = {
     "attention.self.query": "query",
@@ -246,7 +246,8 @@ def read_config(folder: str) -> SohoConfig:
     Raises:
         SohoError: there is none, or it is that of another kind of model.
     """
-    if not Path(folder).is_dir() and ("/" not in folder or Path(folder).is_absolute() or folder.startswith(".")):
+    # A hub id is exactly "owner/name"; anything deeper is a folder that is not there, mostly a run not made yet.
+    if not Path(folder).is_dir() and (folder.count("/") != 1 or Path(folder).is_absolute() or folder.startswith(".")):
         raise SohoError(f"model.start={folder!r} is not a folder; expected one that save_pretrained wrote, or a hub id")
     saved = _read(AutoConfig.from_pretrained, folder, "a SOHO configuration")
     if not isinstance(saved, SohoConfig):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soho.models.configuration_soho import SohoConfig
+from soho.models.contrast import ContrastHead, contrastive_loss
 from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss, masked_visual_loss
 from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows, take
 from soho.models.outputs import Metrics, SohoForPreTrainingOutput, with_loss
@@ -41,6 +42,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
         self.mlm_head = PredictionHead(config, config.vocab_size)
         self.mvm_head = PredictionHead(config, config.dictionary_size) if config.use_dictionary else None
         self.match_head = nn.Linear(config.hidden_size, 2)
+        self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -61,6 +63,8 @@ class SohoForPreTraining(SohoPreTrainedModel):
         }
         if self.mvm_head is not None and "mvm_draws" in batch and self.config.visual_input == "dictionary":
             counts["mvm"] = (match == 1).sum().float()
+        if self.contrast_head is not None:
+            counts["itc"] = (match == 1).sum().float()
         return counts
 
     def forward(
@@ -74,6 +78,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
         labels: Tensor | None = None,
         itm_labels: Tensor | None = None,
         mvm_draws: Tensor | None = None,
+        photos: Tensor | None = None,
         loss_denominators: dict[str, Tensor] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -95,6 +100,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
             labels: (P, L) hidden token or -100.
             itm_labels: (P,) 1 match, 0 no match, -100 ignored.
             mvm_draws: (P,) uniform draws from [0, 1); without them no cell is masked.
+            photos: (B,) equal numbers for equal photographs, which are no negatives of each other (contrastive only).
             loss_denominators: counts of the whole optimizer-step batch; default: this batch's own.
             output_attentions: also return attention weights.
             output_hidden_states: also return every layer's states.
@@ -147,5 +153,18 @@ class SohoForPreTraining(SohoPreTrainedModel):
             metrics["mvm_accuracy"] = accuracy(output.mvm_logits, output.mvm_labels)
             # A dictionary that collapses leaves nothing to hide: the loss then falls for the wrong reason.
             metrics["masked_pairs"] = (cells.any(1).sum().float(), positive.sum().float())
-        weights = {"mlm": self.config.mlm_weight, "mvm": self.config.mvm_weight, "itm": self.config.itm_weight}
+        if self.contrast_head is not None:
+            pairs = torch.arange(len(itm_labels), device=itm_labels.device)[itm_labels == 1]
+            own_text = pairs if texts is None else texts[pairs]
+            own_image = pairs if rows is None else rows[pairs]
+            similarities = self.contrast_head(image.features, image.mask, text[own_text], text_mask[own_text])
+            same_photo = None if photos is None else photos.unsqueeze(1) == photos[own_image].unsqueeze(0)
+            parts["itc"] = contrastive_loss(similarities, own_image, same_photo)
+            metrics["itc_accuracy"] = accuracy(similarities.t(), own_image)
+        weights = {
+            "mlm": self.config.mlm_weight,
+            "mvm": self.config.mvm_weight,
+            "itm": self.config.itm_weight,
+            "itc": self.config.itc_weight,
+        }
         return with_loss(output, parts, metrics, loss_denominators, weights)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from soho.models.configuration_soho import SohoConfig
+from soho.models.contrast import ContrastHead, contrastive_loss
 from soho.models.losses import IGNORE, accuracy, classification_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 
@@ -20,11 +22,15 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         super().__init__(config)
         self.soho = SohoModel(config)
         self.match_head = nn.Linear(config.hidden_size, 2)
+        self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Count the labelled pairs of a micro-batch."""
-        return {"match": (batch["labels"] != IGNORE).sum().float()}
+        """Count the labelled pairs of a micro-batch, and the aligned ones where the contrastive loss is on."""
+        counts = {"match": (batch["labels"] != IGNORE).sum().float()}
+        if self.contrast_head is not None:
+            counts["itc"] = (batch["labels"] == 1).sum().float()
+        return counts
 
     def forward(
         self,
@@ -54,11 +60,12 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Returns:
             `logits` (P, 2), class 1 = match.
         """
+        text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         result = self.soho(
             pixel_values,
             input_ids,
             pixel_mask,
-            attention_mask,
+            text_mask,
             pair_image_index,
             pair_text_index,
             cls_only=True,
@@ -69,7 +76,19 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         if labels is None:
             return output
         parts = {"match": classification_loss(logits, labels)}
-        return with_loss(output, parts, {"accuracy": accuracy(logits, labels)}, loss_denominators)
+        metrics = {"accuracy": accuracy(logits, labels)}
+        if self.contrast_head is not None:
+            rows, texts = pair_rows(len(pixel_values), len(input_ids), pair_image_index, pair_text_index)
+            pairs = torch.arange(len(labels), device=labels.device)
+            rows, texts = (pairs if index is None else index for index in (rows, texts))
+            aligned = labels == 1
+            text = self.soho.encode_text(input_ids[texts[aligned]])
+            similarities = self.contrast_head(
+                result.visual_features, result.visual_mask, text, text_mask[texts[aligned]]
+            )
+            parts["itc"] = contrastive_loss(similarities, rows[aligned], _ignored_pairs(labels, rows, texts, aligned))
+            metrics["itc_accuracy"] = accuracy(similarities.t(), rows[aligned])
+        return with_loss(output, parts, metrics, loss_denominators, {"itc": self.config.itc_weight})
 
     def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return placed visual tokens (B, N, C) and their mask (B, N): the picture's part of a pair."""
@@ -92,3 +111,10 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         layer = 2 * (4 * length * width**2 + 2 * length * width * inner + 2 * length**2 * width)
         last = 2 * (2 * length * width**2 + 2 * width**2 + 2 * width * inner + 2 * length * width)
         return float((self.config.num_hidden_layers - 1) * layer + last)
+
+
+def _ignored_pairs(labels: Tensor, rows: Tensor, texts: Tensor, aligned: Tensor) -> Tensor:
+    """Return (B, T) bool over pictures and the texts of aligned pairs: True where the batch ignores the pair."""
+    table = torch.zeros(int(rows.max()) + 1, int(texts.max()) + 1, dtype=torch.bool, device=labels.device)
+    table[rows, texts] = labels == IGNORE
+    return table[:, texts[aligned]]

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
+from soho.models.contrast import ContrastHead
 from soho.models.fusion import FusionTransformer, TextEmbedding
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
@@ -91,7 +92,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, VisualDictionary | ValidBatchNorm):
+        elif isinstance(module, VisualDictionary | ValidBatchNorm | ContrastHead):
             module.reset_parameters()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +136,8 @@ class PairSampler:
         if key.filler:
             match, labels = [IGNORE] * len(match), [np.full_like(label, IGNORE) for label in labels]
         return {
+            # Two data sets may hold one photograph; as a number it can travel in the batch.
+            "photo": zlib.crc32(example.photo_key.encode()),
             "pixel_values": pixels,
             "pixel_mask": mask,
             "ids": ids,
@@ -149,6 +152,7 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     batch = stack_pixels(samples)
     batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)
     batch["labels"], _ = pad_texts([label for sample in samples for label in sample["labels"]], IGNORE)
+    batch["photos"] = torch.tensor([sample["photo"] for sample in samples])
     counts = torch.tensor([len(sample["ids"]) for sample in samples])
     batch["pair_image_index"] = torch.arange(len(samples)).repeat_interleave(counts)
     batch["itm_labels"] = torch.tensor([label for sample in samples for label in sample["itm_labels"]])

@@ -1,0 +1,80 @@
+"""Optional image-text contrastive objective (off = the paper): a light head on each side, before fusion.
+
+Fusion learns slowly which words go with which cells, because nothing in it starts aligned. Two linear maps over pooled
+features are aligned within minutes and hand the encoder and the word embeddings on to fusion in a shared state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from soho.models.configuration_soho import SohoConfig
+from soho.models.losses import SumAndCount
+
+
+class ContrastHead(nn.Module):
+    """Maps pooled visual features and pooled word embeddings to one sphere."""
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        self.image = nn.Linear(config.hidden_size, config.hidden_size)
+        self.text = nn.Linear(config.hidden_size, config.hidden_size)
+        self.log_scale = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start at the usual inverse temperature 1 / 0.07."""
+        nn.init.constant_(self.log_scale, math.log(1 / 0.07))
+
+    def forward(self, features: Tensor, mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return scaled cosine similarities (B, T).
+
+        Args:
+            features: (B, N, C) visual features before the dictionary.
+            mask: (B, N) bool.
+            text: (T, L, C) embedded texts.
+            text_mask: (T, L) 1 at tokens.
+        """
+        images = F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
+        texts = F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
+        return self.log_scale.exp().clamp(max=100.0) * images @ texts.t()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Average (M, S, C) over the places where (M, S) is true; zero where none is."""
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def contrastive_loss(similarities: Tensor, image_of_text: Tensor, ignored: Tensor | None = None) -> SumAndCount:
+    """Cross-entropy of finding the picture of every text, and every text of a picture, in the batch; half each.
+
+    Args:
+        similarities: (B, T), each text's own picture among the rows.
+        image_of_text: (T,) row of the picture a text belongs to.
+        ignored: (B, T) bool, pairs that are neither positive nor negative (the same photograph under another id).
+
+    Returns:
+        Sum () over texts and their number ().
+    """
+    count = torch.tensor(float(len(image_of_text)), device=similarities.device)
+    if len(image_of_text) == 0:
+        return similarities.sum() * 0.0, count
+    texts = torch.arange(len(image_of_text), device=similarities.device)
+    own = torch.zeros_like(similarities, dtype=torch.bool)
+    own[image_of_text, texts] = True
+    if ignored is not None:
+        similarities = similarities.masked_fill(ignored & ~own, float("-inf"))
+    to_image = similarities.log_softmax(0)[image_of_text, texts]
+    # Other texts of the same picture are no negatives: each positive competes with foreign texts only.
+    same_picture = image_of_text.unsqueeze(0) == torch.arange(len(similarities), device=similarities.device).unsqueeze(
+        1
+    )
+    foreign = similarities.masked_fill(same_picture, float("-inf")).logsumexp(1)  # (B,)
+    positive = similarities[image_of_text, texts]
+    to_text = positive - torch.logaddexp(positive, foreign[image_of_text])
+    return -0.5 * (to_image + to_text).sum(), count
