@@ -59,8 +59,8 @@ class SohoConfig(PretrainedConfig):
         visual_backbone: a transformers backbone configuration as a dict with `model_type` (None: ResNet-101).
         backbone_factory: `package.module:function` that builds the CNN instead; see `soho.models.visual_encoder`.
         backbone_factory_args: keyword arguments of that function.
-        visual_feature_norm: "batch" gives every channel of the visual features zero mean and unit variance before the
-            dictionary, "none" is the literal paper; see docs/deviations.md.
+        visual_feature_norm: "layer" gives every visual feature zero mean and unit variance over its channels before
+            the dictionary, "none" is the literal paper; see docs/deviations.md.
         use_dictionary: False removes the visual dictionary and MVM (the baseline of Table 7).
         dictionary_size: K, number of codes (section 4.3: 2048 is best).
         dictionary_momentum: gamma of Eq. 4.
@@ -107,7 +107,7 @@ class SohoConfig(PretrainedConfig):
         visual_backbone: dict[str, Any] | None = None,
         backbone_factory: str | None = None,
         backbone_factory_args: dict[str, Any] | None = None,
-        visual_feature_norm: str = "batch",
+        visual_feature_norm: str = "layer",
         use_dictionary: bool = True,
         dictionary_size: int = 2048,
         dictionary_momentum: float = 0.99,
@@ -203,7 +203,7 @@ class SohoConfig(PretrainedConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of 4: the 2-D sine position embedding holds a "
                 "sine and a cosine for each of two axes"
             )
-        _one_of("visual_feature_norm", self.visual_feature_norm, ("batch", "none"))
+        _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
         _one_of("visual_input", self.visual_input, ("dictionary", "features"))
         if self.visual_input == "dictionary" and not self.use_dictionary:
             self.visual_input = "features"

@@ -22,7 +22,6 @@ from soho.models.contrast import ContrastHead
 from soho.models.fusion import FusionTransformer, TextEmbedding
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
-from soho.models.valid_batch_norm import ValidBatchNorm
 from soho.models.visual_dictionary import VisualDictionary
 from soho.models.visual_encoder import FACTORY_ALLOWED, VisualEncoder
 
@@ -92,7 +91,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, VisualDictionary | ValidBatchNorm | ContrastHead):
+        elif isinstance(module, VisualDictionary | ContrastHead):
             module.reset_parameters()
 
     @property

@@ -19,7 +19,6 @@ from transformers import AutoBackbone, AutoConfig
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, is_foreign_factory
-from soho.models.valid_batch_norm import ValidBatchNorm
 
 # Set while `from_pretrained` runs, to its `trust_remote_code`: a model folder alone must never make us import code.
 # None: the configuration itself says whether it was made in Python or read from a file.
@@ -102,7 +101,7 @@ class VisualEncoder(nn.Module):
         super().__init__()
         self.backbone, channels = build_backbone(config)
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
-        self.norm = ValidBatchNorm(config.hidden_size) if config.visual_feature_norm == "batch" else None
+        self.layer_norm = config.visual_feature_norm == "layer"
         self.frozen = False
 
     def freeze(self, frozen: bool) -> None:
@@ -140,6 +139,7 @@ class VisualEncoder(nn.Module):
         grid = (maps.shape[-2], maps.shape[-1])
         features = maps.flatten(2).transpose(1, 2)  # (B, N, C)
         mask = mask.flatten(1)
-        if self.norm is not None:
-            features = self.norm(features, mask)
+        if self.layer_norm:
+            # Without learned scale: features keep the length of the N(0, 1) codes they are compared with.
+            features = F.layer_norm(features, features.shape[-1:])
         return VisualFeatures(features * mask.unsqueeze(-1), mask, grid)
