@@ -165,13 +165,14 @@ def check_data(recipe: Recipe) -> CheckReport:
 def _tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer that training would use, as far as it can be known before the start is trained."""
     section = recipe.model
-    if not section.start:
-        return load_tokenizer(section.text) if section.text else None
+    failure = ""
     for source in filter(None, (section.start, section.text)):
         try:
             return load_tokenizer(source)
-        except SohoError:
-            continue  # the start may be the output of a run that has not begun
+        except SohoError as error:
+            failure = str(error)  # the start may be the output of a run that has not begun, or a hub out of reach
+    if failure:
+        print(f"the lengths of texts are not measured: {failure}")
     return None
 
 

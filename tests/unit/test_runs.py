@@ -15,6 +15,7 @@ from soho.errors import SohoError
 from soho.runs import check_data, evaluate, train, trained_model
 from soho.training.recipe import load_recipe
 from soho.training.tracking import read_log
+from tests.support import ROOT
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
 CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
@@ -147,3 +148,14 @@ def test_checking_the_data(world: Path, tmp_path: Path) -> None:
     values["data"] |= {"train": [], "validation": [], "test": []}
     with pytest.raises(SohoError, match=r"the recipe names no data"):
         check_data(load_recipe(write_recipe(tmp_path / "none.yaml", values)))
+
+
+def test_data_check_goes_on_without_a_tokenizer(world, tmp_path, capsys):
+    """A hub out of reach costs the text lengths, not the check."""
+    recipe = load_recipe(
+        ROOT / "recipes/demo/retrieval.yaml",
+        [f"data.root={world}", f"output={tmp_path}", "model.start=null", f"model.text={tmp_path / 'nowhere'}"],
+    )
+    report = check_data(recipe)
+    assert report.sound
+    assert "the lengths of texts are not measured: " in capsys.readouterr().out
