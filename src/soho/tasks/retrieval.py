@@ -20,6 +20,7 @@ from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_al
 from soho.models.losses import IGNORE
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.models.pair_scorer import GridScorer
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, stack_pixels
 from soho.training.recipe import Recipe
@@ -103,7 +104,7 @@ class RetrievalTask(Task):
         training = model.training
         model.eval()
         scores = score_all_pairs(
-            model,
+            GridScorer(model, torch.bfloat16 if settings.precision == "bf16" else torch.float32),
             _image_batches(loader),
             ids,
             attention,
