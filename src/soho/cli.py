@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +86,23 @@ def evaluate(
     if split not in ("train", "validation", "test"):
         raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
     figures = measure(load_recipe(recipe, overrides or []), split, model)
-    if not _speaks():
-        return
-    table = Table("figure", "value", title=f"{recipe.stem}: {split}")
+    if _speaks():
+        _print_figures(f"{recipe.stem}: {split}", figures)
+
+
+@app.command()
+def recompute(
+    scores: Annotated[Path, typer.Argument(help="A folder of pair scores, for instance OUTPUT/scores-test.")],
+    folds: Annotated[int | None, typer.Option(min=2, help="Also the mean over n folds; 5 for COCO 1K.")] = None,
+) -> None:
+    """Compute the retrieval figures again from the score matrix that `soho evaluate` left; needs no model."""
+    from soho.evaluation.recompute import recompute as figures_of
+
+    _print_figures(str(scores), figures_of(scores, folds))
+
+
+def _print_figures(title: str, figures: Mapping[str, float]) -> None:
+    table = Table("figure", "value", title=title)
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)

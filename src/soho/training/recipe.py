@@ -180,6 +180,9 @@ class EvaluationSection(Section):
         default=None, ge=1, description="retrieval: only the first n captions of each image"
     )
     max_texts: int | None = Field(default=None, ge=1, description="retrieval: only the first n captions")
+    folds: int | None = Field(
+        default=None, ge=2, description="retrieval: also the mean over n folds of the gallery (5 for COCO 1K)"
+    )
     pair_batch: int = Field(default=512, ge=1, description="retrieval: image-text pairs scored at once")
     precision: Precision = Field(default="fp32", description="arithmetic of the forward pass")
 
