@@ -113,11 +113,14 @@ def test_nlvr2_accuracy_and_consistency() -> None:
     score, other = ReasoningScore(), ReasoningScore()
     for number, example in enumerate(examples):
         part = score if number % 2 else other
+        label, prediction = example["label"], predictions.pop(example["identifier"])
+        assert {label.lower(), prediction.lower()} <= {"true", "false"}
         part.update(
-            example["identifier"], example["sentence"], example["label"], predictions.pop(example["identifier"])
+            identifier=example["identifier"], prediction=prediction.lower() == "true", label=label.lower() == "true"
         )
     assert predictions == {}
-    assert score.merge(other).result() == pytest.approx(expected, abs=1e-12)
+    found = score.merge(other).result()
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 # -- Retrieval ------------------------------------------------------------------------------------------------------
