@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Draw the embedded world, or check data before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+submit_app = typer.Typer(help="Write files for the servers that hold back the answers.", no_args_is_help=True)
+app.add_typer(submit_app, name="submit")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
 Overrides = Annotated[
@@ -83,8 +85,7 @@ def evaluate(
     from soho.runs import evaluate as measure
     from soho.training.recipe import load_recipe
 
-    if split not in ("train", "validation", "test"):
-        raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
+    _check_split(split)
     figures = measure(load_recipe(recipe, overrides or []), split, model)
     if _speaks():
         _print_figures(f"{recipe.stem}: {split}", figures)
@@ -99,6 +100,11 @@ def recompute(
     from soho.evaluation.recompute import recompute as figures_of
 
     _print_figures(str(scores), figures_of(scores, folds))
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "validation", "test"):
+        raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
 
 
 def _print_figures(title: str, figures: Mapping[str, float]) -> None:
@@ -157,6 +163,39 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
         print(line)
     if not report.sound:
         raise typer.Exit(1)
+
+
+@submit_app.command("vqa")
+def submit_vqa(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    model: Annotated[Path | None, typer.Option(help="A model folder; default: the run's own, else the start.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The server file to write.", show_default=False)] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Only check this file against the questions; no model.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the VQA server's file (test-dev, test-std) and check it: every question once, answers are strings.
+
+    The source of the split needs its questions file and pictures; annotations may be left out.
+    """
+    from soho.evaluation.submission import check_submission
+    from soho.runs import asked_questions, submit_answers
+    from soho.training.recipe import load_recipe
+
+    _check_split(split)
+    if (out is None) == (check is None):
+        raise SohoError("give either --out FILE.json, to write a file, or --check FILE.json, to check one")
+    settings = load_recipe(recipe, overrides or [])
+    if check is not None:
+        number = check_submission(check, asked_questions(settings, split))
+        print(f"{check}: valid, {number:,} answers, every question of data.{split} once")
+        return
+    assert out is not None
+    number = submit_answers(settings, split, out, model)
+    if _speaks():
+        print(f"{out}: {number:,} answers, every question of data.{split} once")
 
 
 @app.command()

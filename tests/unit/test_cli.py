@@ -73,6 +73,7 @@ def test_help_reads_like_documentation(soho: Soho) -> None:
         (("finetune",), ("RECIPE", "KEY=VALUE", "retrieval or question answering")),
         (("evaluate",), ("RECIPE", "--split", "train, validation or test", "--model")),
         (("recompute",), ("score matrix", "--folds")),
+        (("submit", "vqa"), ("RECIPE", "--split", "--model", "--out", "--check", "every question once")),
         (("predict",), ("model folder", "picture", "question", "--trust-remote-code")),
         (("data",), ("miniature", "check")),
         (("data", "miniature"), ("new folder", "--train", "--validation", "--test", "--seed")),

@@ -17,6 +17,7 @@ from soho.data.sources import load_questions
 from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
 from soho.evaluation.metrics import merge_processes
+from soho.evaluation.submission import AnswerSheet
 from soho.evaluation.vqa_score import VqaScore
 from soho.models.initialization import read_config
 from soho.models.losses import IGNORE
@@ -121,7 +122,10 @@ class VqaTask(Task):
         assert isinstance(model, SohoForQuestionAnswering)
         examples = self.examples(split)
         if not any(example.answers for example in examples):
-            raise SohoError(f"the questions of data.{split} have no answers, so there is nothing to measure")
+            raise SohoError(
+                f"the questions of data.{split} have no answers, so there is nothing to measure; "
+                "`soho submit vqa` writes them for the server"
+            )
         majority = self.majority_answer()
         score, baseline = VqaScore(), VqaScore()
         for row, best in self.predictions(model, split, processes).items():
@@ -131,6 +135,18 @@ class VqaTask(Task):
                 baseline.update(majority, example.answers)
         score, baseline = merge_processes(score), merge_processes(baseline)
         return {**score.result(), "majority": baseline.result()["accuracy"]}
+
+    def answer_sheet(self, model: SohoPreTrainedModel, split: str, processes: Processes) -> AnswerSheet:
+        """Answer all questions of a split, with or without annotations; every process calls it, all return the whole.
+
+        A question whose picture cannot be read has no answer.
+        """
+        assert isinstance(model, SohoForQuestionAnswering)
+        examples = self.examples(split)
+        sheet = AnswerSheet()
+        for row, best in sorted(self.predictions(model, split, processes).items()):
+            sheet.update(examples[row].question_id, best[0][0])
+        return merge_processes(sheet)
 
     def majority_answer(self) -> str:
         """Return the most frequent answer of the training split ("yes" where there is none)."""

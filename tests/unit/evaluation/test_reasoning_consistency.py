@@ -9,8 +9,8 @@ import pytest
 from soho.errors import SohoError
 from soho.evaluation.reasoning_metrics import ReasoningScore
 
-# Identifier, prediction, truth. Sentence 0 of set 7 on three pairs (one wrong), sentence 1 of set 7 on one pair, sentence
-# 0 of set 8 on two.
+# Identifier, prediction, truth. Sentence 0 of set 7 on three pairs (one wrong), sentence 1 of set 7 on one pair,
+# sentence 0 of set 8 on two.
 ROWS = [
     ("dev-7-0-0", True, True),
     ("dev-7-1-0", False, False),
