@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from soho.data.check_report import CheckReport, Problem, SourceCounts
 from soho.data.images import decode_bytes, image_size, read_bytes
+from soho.data.leaks import TrainingPhotographs, exclusion_notes, known_leaks
 from soho.data.readers.reading import LoadNotes, plural
 from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
-from soho.data.sources import Source, excluded_photographs, leave_out, load_captions, load_questions
+from soho.data.sources import Source, leave_out, load_captions, load_questions, photographs_of
 from soho.data.vocabulary_answers import majority_answer
 from soho.errors import SohoError
 
@@ -45,6 +46,7 @@ class _Read:
     counts: SourceCounts
     pictures: dict[ImageRef, tuple[str, int, int]] = field(default_factory=dict)  # photo key, width, height
     ids: list[tuple[str, str, str]] = field(default_factory=list)  # data set, id, photo key
+    named: dict[str, str] = field(default_factory=dict)  # photo key -> file, those of data.exclude included
 
     @property
     def where(self) -> str:
@@ -75,18 +77,21 @@ def check(
         text_length: tokens that the recipe allows.
         decode: decode every picture; False reads only the headers, which finds fewer broken ones.
         progress: show a progress bar.
-        exclude: sources whose photographs are left out of "train" before anything is counted.
+        exclude: sources whose photographs are left out of "train" before anything is counted; what each of them did is
+            told, and so are known leaks of pre-training data that none of them stops.
 
     Returns:
         Counts and problems; faults of the data are never raised.
     """
     report = CheckReport(task=task, text_length=text_length)
     reads: list[_Read] = []
-    excluded: frozenset[str] = frozenset()
-    try:
-        excluded = excluded_photographs(exclude)
-    except SohoError as error:
-        report.problems.append(Problem("exclude", str(error), fatal=True))
+    exclusions: list[tuple[Source, frozenset[str]]] = []
+    for source in exclude:
+        try:
+            exclusions.append((source, photographs_of(source)))
+        except SohoError as error:
+            report.problems.append(Problem("exclude", str(error), fatal=True))
+    excluded = frozenset(key for _, keys in exclusions for key in keys)
     for section, sources in sections.items():
         for source in sources:
             read = _Read(source, SourceCounts(section, source.title))
@@ -100,6 +105,10 @@ def check(
                 reads.append(read)
     if not sections.get("train"):
         report.problems.append(Problem("train", "the recipe names no training data", fatal=not any(sections.values())))
+    train = [TrainingPhotographs(read.source, read.named) for read in reads if read.counts.section == "train"]
+    report.problems += exclusion_notes(exclusions, train)
+    if task == "pretraining":
+        report.problems += known_leaks(excluded, train)
     refs = dict.fromkeys(ref for read in reads for ref in read.pictures)
     start = time.monotonic()
     opened = _open_all(list(refs), decode, progress)
@@ -130,6 +139,7 @@ def _read_source(
         SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
     loaded, notes = _load(read.source, task)
+    read.named.update((example.photo_key, str(example.image)) for example in loaded)
     examples, remark = leave_out(list(loaded), excluded)
     if not examples:
         raise SohoError(f"nothing is left: {remark}")

@@ -9,24 +9,47 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from soho.data.images import ImageStore
-from soho.data.readers import LoadNotes, OnMissing, coco, flickr8k, flickr30k, jsonl, karpathy, visual_genome, vqa2
+from soho.data.readers import (
+    LoadNotes,
+    OnMissing,
+    coco,
+    daquar,
+    flickr8k,
+    flickr30k,
+    jsonl,
+    karpathy,
+    visual_genome,
+    vqa2,
+)
 from soho.data.readers.files import read_names
+from soho.data.readers.photo_list import Collection, read_photo_keys
 from soho.data.readers.reading import plural
 from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
 from soho.errors import SohoError
 
-__all__ = ["LoadNotes", "Source", "excluded_photographs", "leave_out", "load_captions", "load_questions"]
+__all__ = [
+    "LoadNotes",
+    "Source",
+    "excluded_photographs",
+    "leave_out",
+    "load_captions",
+    "load_questions",
+    "photographs_of",
+]
 
-Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "jsonl"]
+Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "daquar", "photo_list", "jsonl"]
 Captions = tuple[list[CaptionedImage], LoadNotes]
 Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
 
 # Fields that only some formats know; elsewhere they would silently do nothing.
 _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "questions": ("vqa2",),
-    "split": ("karpathy",),
+    "split": ("karpathy", "daquar", "photo_list"),
     "split_file": ("flickr8k", "flickr30k", "coco"),
     "image_data": ("visual_genome",),
+    "photos_of": ("photo_list",),
+    "column": ("photo_list",),
+    "split_column": ("photo_list",),
 }
 
 
@@ -49,7 +72,9 @@ class Source(BaseModel):
         "jsonl: the folder of the annotation file where nothing is given.",
     )
     split: str | None = Field(
-        default=None, description='karpathy: "train", "restval", "val", "test", or joined as "train+restval".'
+        default=None,
+        description='karpathy: "train", "restval", "val", "test", or joined as "train+restval". daquar: "train" or '
+        '"held_out". photo_list: values of split_column, joined in the same way.',
     )
     split_file: Path | None = Field(
         default=None,
@@ -58,6 +83,13 @@ class Source(BaseModel):
     image_data: Path | None = Field(
         default=None, description="visual_genome: image_data.json, which tells the photos that COCO has too."
     )
+    photos_of: Collection | None = Field(
+        default=None, description='photo_list: whose photographs are listed, "coco" or "flickr" (8k and 30k).'
+    )
+    column: str | None = Field(
+        default=None, description="photo_list: the column of names or numbers; a plain list has none."
+    )
+    split_column: str | None = Field(default=None, description="photo_list: the column that split chooses from.")
     name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
     limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
     on_missing: OnMissing = Field(
@@ -79,7 +111,14 @@ class Source(BaseModel):
             raise ValueError("format vqa2 needs questions: the questions file")
         if self.format != "vqa2" and self.annotations is None:
             raise ValueError(f"format {self.format} needs annotations: the annotation file")
-        if not self.images and self.format != "jsonl":
+        if self.format == "photo_list":
+            if self.photos_of is None:
+                raise ValueError('format photo_list needs photos_of: "coco" or "flickr"')
+            if self.split_column is not None and self.column is None:
+                raise ValueError("split_column needs column: which column of the table names the photographs")
+            if (self.split is None) != (self.split_column is None):
+                raise ValueError("format photo_list needs split and split_column together, or neither")
+        elif not self.images and self.format != "jsonl":
             raise ValueError(f"format {self.format} needs images: folders or .zip files with the pictures")
         return self
 
@@ -122,15 +161,25 @@ def excluded_photographs(sources: Sequence[Source]) -> frozenset[str]:
     Raises:
         SohoError: a file is not what it should be.
     """
-    keys: set[str] = set()
-    for source in sources:
-        examples: Sequence[CaptionedImage | VisualQuestion]
-        if source.format == "vqa2":
-            examples = vqa2.read_questions(source.file, source.annotations, _Unopened(), **_common(source))[0]
-        else:
-            examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
-        keys.update(example.photo_key for example in examples)
-    return frozenset(keys)
+    return frozenset(key for source in sources for key in photographs_of(source))
+
+
+def photographs_of(source: Source) -> frozenset[str]:
+    """Return the photo keys of one entry of `data.exclude`; see `excluded_photographs`.
+
+    Raises:
+        SohoError: a file is not what it should be.
+    """
+    if source.format == "photo_list":
+        assert source.photos_of is not None  # held by the validator
+        table = {"column": source.column, "split_column": source.split_column, "split": source.split}
+        return read_photo_keys(source.file, source.photos_of, **table)
+    examples: Sequence[CaptionedImage | VisualQuestion]
+    if source.format in ("vqa2", "daquar"):
+        examples = load_questions(source, _Unopened())[0]
+    else:
+        examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
+    return frozenset(example.photo_key for example in examples)
 
 
 def leave_out(examples: list[Example], excluded: Set[str]) -> tuple[list[Example], str]:
@@ -168,6 +217,7 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
         "flickr8k": lambda s: flickr8k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
         "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
     }
+    _refuse_list(source)
     if source.format not in readers:
         raise SohoError(
             f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
@@ -177,21 +227,34 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
     return readers[source.format](source)
 
 
-def load_questions(source: Source) -> tuple[list[VisualQuestion], LoadNotes]:
+def load_questions(source: Source, images: ImageStore | None = None) -> tuple[list[VisualQuestion], LoadNotes]:
     """Read a source of questions about images; see `load_captions`.
 
     Raises:
         SohoError: the format has no questions, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
-    if source.format == "vqa2":
-        return vqa2.read_questions(source.file, source.annotations, source.image_store(), **_common(source))
-    if source.format == "jsonl":
-        return jsonl.read_questions(source.file, source.image_store(), **_common(source))
-    raise SohoError(
-        f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
-        "formats with questions: vqa2, jsonl"
-    )
+    _refuse_list(source)
+    readers: dict[str, Callable[[Source], tuple[list[VisualQuestion], LoadNotes]]] = {
+        "vqa2": lambda s: vqa2.read_questions(s.file, s.annotations, store, **_common(s)),
+        "daquar": lambda s: daquar.read_questions(s.file, store, split=s.split, **_common(s)),
+        "jsonl": lambda s: jsonl.read_questions(s.file, store, **_common(s)),
+    }
+    if source.format not in readers:
+        raise SohoError(
+            f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
+            f"formats with questions: {', '.join(readers)}"
+        )
+    store = source.image_store() if images is None else images
+    return readers[source.format](source)
+
+
+def _refuse_list(source: Source) -> None:
+    if source.format == "photo_list":
+        raise SohoError(
+            f"{source.title} (format photo_list, {source.file}) lists photographs without texts; it belongs under "
+            "data.exclude"
+        )
 
 
 def _common(source: Source) -> dict[str, Any]:
