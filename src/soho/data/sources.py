@@ -16,6 +16,7 @@ from soho.data.readers import (
     daquar,
     flickr8k,
     flickr30k,
+    gqa,
     jsonl,
     karpathy,
     visual_genome,
@@ -37,7 +38,9 @@ __all__ = [
     "photographs_of",
 ]
 
-Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "daquar", "photo_list", "jsonl"]
+Format = Literal[
+    "coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "daquar", "gqa", "photo_list", "jsonl"
+]
 Captions = tuple[list[CaptionedImage], LoadNotes]
 Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
 
@@ -46,7 +49,7 @@ _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "questions": ("vqa2",),
     "split": ("karpathy", "daquar", "photo_list"),
     "split_file": ("flickr8k", "flickr30k", "coco"),
-    "image_data": ("visual_genome",),
+    "image_data": ("visual_genome", "gqa"),
     "photos_of": ("photo_list",),
     "column": ("photo_list",),
     "split_column": ("photo_list",),
@@ -81,7 +84,7 @@ class Source(BaseModel):
         description="flickr8k, flickr30k, coco: a list of the images of the split, one name (or COCO id) a line.",
     )
     image_data: Path | None = Field(
-        default=None, description="visual_genome: image_data.json, which tells the photos that COCO has too."
+        default=None, description="visual_genome, gqa: image_data.json, which tells the photos that COCO has too."
     )
     photos_of: Collection | None = Field(
         default=None, description='photo_list: whose photographs are listed, "coco" or "flickr" (8k and 30k).'
@@ -175,7 +178,7 @@ def photographs_of(source: Source) -> frozenset[str]:
         table = {"column": source.column, "split_column": source.split_column, "split": source.split}
         return read_photo_keys(source.file, source.photos_of, **table)
     examples: Sequence[CaptionedImage | VisualQuestion]
-    if source.format in ("vqa2", "daquar"):
+    if source.format in ("vqa2", "daquar", "gqa"):
         examples = load_questions(source, _Unopened())[0]
     else:
         examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
@@ -238,6 +241,7 @@ def load_questions(source: Source, images: ImageStore | None = None) -> tuple[li
     readers: dict[str, Callable[[Source], tuple[list[VisualQuestion], LoadNotes]]] = {
         "vqa2": lambda s: vqa2.read_questions(s.file, s.annotations, store, **_common(s)),
         "daquar": lambda s: daquar.read_questions(s.file, store, split=s.split, **_common(s)),
+        "gqa": lambda s: gqa.read_questions(s.file, store, image_data=s.image_data, **_common(s)),
         "jsonl": lambda s: jsonl.read_questions(s.file, store, **_common(s)),
     }
     if source.format not in readers:
