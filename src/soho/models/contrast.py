@@ -17,7 +17,7 @@ from soho.models.losses import SumAndCount
 
 
 class ContrastHead(nn.Module):
-    """Maps pooled visual features and pooled word embeddings to one sphere."""
+    """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_inputs` says which states."""
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__()
@@ -34,14 +34,21 @@ class ContrastHead(nn.Module):
         """Return scaled cosine similarities (B, T).
 
         Args:
-            features: (B, N, C) visual features before the dictionary.
+            features: (B, N, C) visual states.
             mask: (B, N) bool.
-            text: (T, L, C) embedded texts.
+            text: (T, L, C) text states.
             text_mask: (T, L) 1 at tokens.
         """
-        images = F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
-        texts = F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
+        images, texts = self.image_vectors(features, mask), self.text_vectors(text, text_mask)
         return self.log_scale.exp().clamp(max=100.0) * images @ texts.t()
+
+    def image_vectors(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors (B, C) of visual states (B, N, C)."""
+        return F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
+
+    def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return unit vectors (T, C) of text states (T, L, C)."""
+        return F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from soho.models.fusion import FusionTransformer, TextEmbedding
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
 from soho.models.visual_dictionary import VisualDictionary
-from soho.models.visual_encoder import FACTORY_ALLOWED, VisualEncoder
+from soho.models.visual_encoder import FACTORY_ALLOWED, FeatureMemory, VisualEncoder
 
 
 class ImageEncoding(NamedTuple):
@@ -106,6 +106,14 @@ class SohoPreTrainedModel(PreTrainedModel):
     def freeze_visual_backbone(self, frozen: bool) -> None:
         """Freeze or thaw the CNN and its batch-norm statistics (section 3.2)."""
         self.trunk.visual_encoder.freeze(frozen)
+
+    def remember_frozen_features(self, megabytes: int) -> None:
+        """Let a frozen CNN see every picture only once: its feature maps are kept, up to this much memory.
+
+        Numbers may differ in the last bits, because a picture is computed among other batch mates than it would be
+        without the memory. 0 = keep nothing.
+        """
+        self.trunk.visual_encoder.memory = FeatureMemory(megabytes) if megabytes else None
 
     def after_optimizer_step(self) -> None:
         """Move the visual dictionary (Eq. 4); collective over processes. Call once per optimizer step."""
@@ -212,6 +220,26 @@ class SohoModel(SohoPreTrainedModel):
         sequence = torch.cat((text, visual.to(text.dtype)), dim=1)
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
         return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
+
+    def contrastive_inputs(
+        self, image: ImageEncoding, text: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the optional contrastive head pools (`config.itc_pooling`).
+
+        Args:
+            image: B encoded pictures.
+            text: (T, L, C) embedded texts.
+            text_mask: (T, L) 1 at tokens.
+
+        Returns:
+            Visual states (B, N, C), their mask (B, N), text states (T, L, C), their mask (T, L). Where fusion is
+            pooled, the Transformer has read each side alone.
+        """
+        visual = image.features
+        if self.config.itc_pooling == "fusion":
+            visual, _, _ = self.fusion(self.place(visual, image.position), image.mask)
+            text, _, _ = self.fusion(text, text_mask.bool())
+        return visual, image.mask, text, text_mask
 
     def forward(
         self,
