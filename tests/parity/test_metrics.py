@@ -21,10 +21,10 @@ from soho.data.answer_text import CONTRACTIONS, normalize_answer
 from soho.evaluation.metrics import retrieval_recalls
 from soho.evaluation.reasoning_metrics import ReasoningScore
 from soho.evaluation.vqa_score import VqaScore
-from tests.support import ROOT, SHARED
+from tests.support import SHARED
 
 GIVEN = os.environ.get("SOHO_METRICS_DIR")
-FOLDER = (ROOT / GIVEN) if GIVEN else SHARED / "parity" / "metrics"
+FOLDER = Path(GIVEN) if GIVEN else SHARED / "parity" / "metrics"
 MATRICES = sorted(path.name for path in FOLDER.glob("*.npz"))
 EXACT = 1e-6  # the files print six decimals of per cent
 
