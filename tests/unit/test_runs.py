@@ -10,7 +10,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from soho import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering, SohoModel, SohoProcessor
+from soho import (
+    SohoForImageTextRetrieval,
+    SohoForPreTraining,
+    SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
+    SohoModel,
+    SohoProcessor,
+)
 from soho.errors import SohoError
 from soho.runs import check_data, evaluate, train, trained_model
 from soho.training.recipe import load_recipe
@@ -18,7 +26,13 @@ from soho.training.tracking import read_log
 from tests.support import ROOT
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
-CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+CLASSES = {
+    "pretraining": SohoForPreTraining,
+    "retrieval": SohoForImageTextRetrieval,
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+}
 
 
 @pytest.fixture
@@ -87,7 +101,14 @@ def test_another_recipe_does_not_continue_a_run(runs: Path, world: Path) -> None
 
 
 def test_evaluation_of_a_run_is_written_into_its_folder(runs: Path, world: Path) -> None:
-    for task, figure in (("pretraining", "mvm_majority"), ("retrieval", "chance/tr_r1"), ("vqa", "majority")):
+    expected = {
+        "pretraining": "mvm_majority",
+        "retrieval": "chance/tr_r1",
+        "vqa": "majority",
+        "nlvr2": "consistency",
+        "snli_ve": "neutral/accuracy",
+    }
+    for task, figure in expected.items():
         recipe = tiny_recipe(task, world, runs / task)
         figures = evaluate(recipe, "validation")
         assert json.loads((runs / task / "metrics-validation.json").read_text()) == pytest.approx(figures, nan_ok=True)

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from soho.data.images import ImageStore
-from soho.data.readers import LoadNotes, OnMissing, coco, flickr8k, flickr30k, jsonl, karpathy, visual_genome, vqa2
+from soho.data.readers import (
+    LoadNotes,
+    OnMissing,
+    coco,
+    flickr8k,
+    flickr30k,
+    jsonl,
+    karpathy,
+    nlvr2,
+    snli_ve,
+    visual_genome,
+    vqa2,
+)
 from soho.data.readers.files import read_names
 from soho.data.readers.reading import plural
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
+from soho.data.schema import (
+    CaptionedImage,
+    Example,
+    ImageRef,
+    VisualHypothesis,
+    VisualQuestion,
+    VisualStatement,
+    photos_of,
+)
 from soho.errors import SohoError
 
-__all__ = ["LoadNotes", "Source", "excluded_photographs", "leave_out", "load_captions", "load_questions"]
+__all__ = [
+    "LoadNotes",
+    "Source",
+    "excluded_photographs",
+    "leave_out",
+    "load_captions",
+    "load_hypotheses",
+    "load_questions",
+    "load_statements",
+]
 
-Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "jsonl"]
+Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "nlvr2", "snli_ve", "jsonl"]
 Captions = tuple[list[CaptionedImage], LoadNotes]
-Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
+AnyExample = TypeVar("AnyExample", bound=Example)
+
+# What the examples of each format are; jsonl has captions too.
+_HOLDS: dict[Format, str] = {
+    "vqa2": "questions",
+    "nlvr2": "statements about two pictures",
+    "snli_ve": "hypotheses",
+}
 
 # Fields that only some formats know; elsewhere they would silently do nothing.
 _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
@@ -27,6 +63,8 @@ _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "split": ("karpathy",),
     "split_file": ("flickr8k", "flickr30k", "coco"),
     "image_data": ("visual_genome",),
+    "balanced": ("nlvr2",),
+    "unbalanced": ("nlvr2",),
 }
 
 
@@ -58,6 +96,10 @@ class Source(BaseModel):
     image_data: Path | None = Field(
         default=None, description="visual_genome: image_data.json, which tells the photos that COCO has too."
     )
+    balanced: Path | None = Field(
+        default=None, description="nlvr2: upstream's balanced list; its examples are also measured by themselves."
+    )
+    unbalanced: Path | None = Field(default=None, description="nlvr2: upstream's unbalanced list, likewise.")
     name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
     limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
     on_missing: OnMissing = Field(
@@ -124,25 +166,23 @@ def excluded_photographs(sources: Sequence[Source]) -> frozenset[str]:
     """
     keys: set[str] = set()
     for source in sources:
-        examples: Sequence[CaptionedImage | VisualQuestion]
-        if source.format == "vqa2":
-            examples = vqa2.read_questions(source.file, source.annotations, _Unopened(), **_common(source))[0]
-        else:
-            examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
-        keys.update(example.photo_key for example in examples)
+        images = None if source.format == "jsonl" else _Unopened()
+        examples: Sequence[Example] = _LOADERS.get(source.format, load_captions)(source, images)[0]
+        keys.update(photo.photo_key for example in examples for photo in photos_of(example))
     return frozenset(keys)
 
 
-def leave_out(examples: list[Example], excluded: Set[str]) -> tuple[list[Example], str]:
-    """Leave out the examples of excluded photographs.
+def leave_out(examples: list[AnyExample], excluded: Set[str]) -> tuple[list[AnyExample], str]:
+    """Leave out the examples of excluded photographs; of a pair, one excluded photograph is enough.
 
     Returns:
         The others, and a remark with the number of photographs left out (empty: none).
     """
-    kept = [example for example in examples if example.photo_key not in excluded]
+    keys = [{photo.photo_key for photo in photos_of(example)} for example in examples]
+    kept = [example for example, own in zip(examples, keys) if not own & excluded]
     if len(kept) == len(examples):
         return examples, ""
-    gone = len({example.photo_key for example in examples if example.photo_key in excluded})
+    gone = len({key for own in keys for key in own & excluded})
     return kept, f"{plural(gone, 'photograph')} left out because of data.exclude"
 
 
@@ -169,28 +209,66 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
         "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
     }
     if source.format not in readers:
-        raise SohoError(
-            f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
-            f"formats with captions: {', '.join(readers)}"
-        )
+        raise _other_kind(source, "captions", readers)
     store = source.image_store() if images is None else images
     return readers[source.format](source)
 
 
-def load_questions(source: Source) -> tuple[list[VisualQuestion], LoadNotes]:
+def load_questions(source: Source, images: ImageStore | None = None) -> tuple[list[VisualQuestion], LoadNotes]:
     """Read a source of questions about images; see `load_captions`.
 
     Raises:
         SohoError: the format has no questions, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
+    if source.format not in ("vqa2", "jsonl"):
+        raise _other_kind(source, "questions", ("vqa2", "jsonl"))
+    store = source.image_store() if images is None else images
     if source.format == "vqa2":
-        return vqa2.read_questions(source.file, source.annotations, source.image_store(), **_common(source))
-    if source.format == "jsonl":
-        return jsonl.read_questions(source.file, source.image_store(), **_common(source))
-    raise SohoError(
-        f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
-        "formats with questions: vqa2, jsonl"
+        return vqa2.read_questions(source.file, source.annotations, store, **_common(source))
+    return jsonl.read_questions(source.file, store, **_common(source))
+
+
+def load_statements(source: Source, images: ImageStore | None = None) -> tuple[list[VisualStatement], LoadNotes]:
+    """Read a source of sentences about two pictures; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no such sentences, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "nlvr2":
+        raise _other_kind(source, _HOLDS["nlvr2"], ("nlvr2",))
+    lists = {"balanced": source.balanced, "unbalanced": source.unbalanced}
+    subsets = {name: path for name, path in lists.items() if path is not None}
+    store = source.image_store() if images is None else images
+    return nlvr2.read_statements(source.file, store, subsets=subsets, **_common(source))
+
+
+def load_hypotheses(source: Source, images: ImageStore | None = None) -> tuple[list[VisualHypothesis], LoadNotes]:
+    """Read a source of sentences that a picture entails, contradicts or leaves open; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no hypotheses, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "snli_ve":
+        raise _other_kind(source, _HOLDS["snli_ve"], ("snli_ve",))
+    store = source.image_store() if images is None else images
+    return snli_ve.read_hypotheses(source.file, store, **_common(source))
+
+
+# Formats without captions; all others are read by `load_captions`.
+_LOADERS: dict[str, Callable[[Source, ImageStore | None], tuple[Sequence[Example], LoadNotes]]] = {
+    "vqa2": load_questions,
+    "nlvr2": load_statements,
+    "snli_ve": load_hypotheses,
+}
+
+
+def _other_kind(source: Source, needed: str, formats: Iterable[str]) -> SohoError:
+    return SohoError(
+        f"{source.title} (format {source.format}, {source.file}) has {_HOLDS.get(source.format, 'captions')}, but "
+        f"{needed} are needed here; formats with {needed}: {', '.join(formats)}"
     )
 
 

@@ -75,8 +75,9 @@ class SohoConfig(PretrainedConfig):
         mvm_weight: weight of the MVM loss.
         itm_weight: weight of the ITM loss.
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
-        answer_head_width: hidden width of the answer head as a multiple of `hidden_size`.
-        answer_head_dropout: dropout inside the answer head.
+        answer_head_width: hidden width of the answer head (VQA) and of the reasoning head (NLVR2) as a multiple of
+            `hidden_size`.
+        answer_head_dropout: dropout inside these two heads.
         answers: the answer vocabulary of a question-answering model, in index order.
         **kwargs: everything `PretrainedConfig` takes.
 

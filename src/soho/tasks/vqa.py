@@ -23,7 +23,7 @@ from soho.models.losses import IGNORE
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
 from soho.training.recipe import Recipe
 
 
@@ -32,6 +32,7 @@ class VqaTask(Task):
 
     name: ClassVar[str] = "vqa"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+    has_baselines: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -151,10 +152,8 @@ class QuestionSampler:
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
         example: VisualQuestion = item.example
-        if key.filler or self.blind:
-            pixels, mask = blank_pixels(self.processor.image_processor, item.size, visible=not key.filler)
-        else:
-            pixels, mask = read_pixels(self.processor.image_processor, example.image, item.size)
+        images = self.processor.image_processor
+        pixels, mask = sample_pixels(images, example.image, item.size, filler=key.filler, blind=self.blind)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
