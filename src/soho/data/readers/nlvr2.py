@@ -77,7 +77,7 @@ def read_statements(
     if limit is None:
         for subset, members in lists.items():
             if foreign := len(members - set(lines)):
-                reading.notes.remarks.append(f"{plural(foreign, 'example')} of the {subset} list are not in this file")
+                reading.notes.remarks.append(f"not in this file: {plural(foreign, 'example')} of the {subset} list")
     return result, reading.finish(len(result), len(result))
 
 

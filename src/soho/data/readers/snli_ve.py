@@ -120,7 +120,7 @@ def _csv_rows(path: Path, reading: Reading) -> Iterator[tuple[int, Mapping[str, 
             else:
                 yield table.line_num, row
     except csv.Error as error:
-        raise SohoError(f"{path}:{table.line_num}: not CSV ({error})") from None
+        raise SohoError(f"{path}:{table.reader.line_num}: not CSV ({error})") from None
 
 
 def _number(row: Mapping[str, Any], key: str, line: int, reading: Reading) -> str | None:
