@@ -172,7 +172,7 @@ class SohoPipeline:
                 raise SohoError("this model judges sentences about two pictures; give the right picture too (--second)")
             return self.judge(image, second, text)
         if second is not None:
-            raise SohoError(f"this model {VERBS[type(self.model)][0]} and reads one picture; leave the second one out")
+            raise SohoError(f"this model {self._does()[0]} and reads one picture; leave the second one out")
         if isinstance(self.model, SohoForQuestionAnswering):
             return self.answer(image, text)
         if isinstance(self.model, SohoForVisualEntailment):
@@ -181,8 +181,14 @@ class SohoPipeline:
 
     def _must_be(self, wanted: type[SohoPreTrainedModel], words: str) -> None:
         if not isinstance(self.model, wanted):
-            does, verb = VERBS[type(self.model)]
+            does, verb = self._does()
             raise SohoError(f"this model {does}; use `{verb}`, or load {words}")
+
+    def _does(self) -> tuple[str, str]:
+        for kind, words in VERBS.items():
+            if isinstance(self.model, kind):
+                return words
+        raise SohoError(f"a {type(self.model).__name__} cannot predict; expected one of {', '.join(PREDICTORS)}")
 
 
 def _ranked(names: Sequence[str], logits: Tensor) -> list[Prediction]:
