@@ -70,7 +70,10 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def finetune(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Fine-tune for retrieval or question answering, from a pre-trained model or from nothing."""
+    """Fine-tune for retrieval or question answering, NLVR2 or SNLI-VE.
+
+    From a pre-trained model or from nothing; continues by itself where an earlier run of the same recipe stopped.
+    """
     _train(recipe, overrides, pretraining=False)
 
 
@@ -81,7 +84,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     model: Annotated[Path | None, typer.Option(help="A model folder; default: the run's own, else the start.")] = None,
 ) -> None:
-    """Measure a trained model, or zero-shot the one the recipe starts from, and print the figures."""
+    """Measure a trained model, or zero-shot the one the recipe starts from, and print the figures.
+
+    With `evaluation.baselines=true` (vqa, nlvr2, snli_ve) the most frequent answer and a model trained on grey pictures
+    stand beside them; the latter is trained first, in `OUTPUT/blind`, where that is not done yet.
+    """
     from soho.runs import evaluate as measure
     from soho.training.recipe import load_recipe
 
@@ -118,14 +125,17 @@ def _print_figures(title: str, figures: Mapping[str, float]) -> None:
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
     image: Annotated[Path, typer.Argument(help="A picture.")],
-    text: Annotated[str, typer.Argument(help="A question, or a text to match, as the model goes.")],
+    text: Annotated[
+        str, typer.Argument(help="A question, a text to match, a sentence or a hypothesis, as the model goes.")
+    ],
+    second: Annotated[Path | None, typer.Option(help="The right picture, for a model that compares two.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Answer a question about a picture, or say how well a text describes it."""
+    """Answer a question, say how well a text describes a picture, or judge a sentence about one or two pictures."""
     from soho.pipelines import SohoPipeline
 
-    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text):
+    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text, second):
         Console().print(f"{prediction.probability:.3f}  {prediction.text}", highlight=False, markup=False)
 
 

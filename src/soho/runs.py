@@ -26,6 +26,9 @@ from soho.training.run_info import check_same_recipe, save_run_info
 from soho.training.trainer import Trainer
 
 MODEL_FOLDER = "model"
+BLIND_FOLDER = "blind"
+# Figures that tell of the data alone: they are the same for the model without pictures.
+OF_THE_DATA = ("majority", "examples", "sentences")
 
 
 @dataclass
@@ -99,7 +102,8 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
         model_folder: default: the run's own model, else the recipe's start (zero-shot).
 
     Returns:
-        Name -> figure; also written to `metrics-<split>.json`.
+        Name -> figure; also written to `metrics-<split>.json`. With `evaluation.baselines` the figures of the model
+        that never saw a picture stand beside them as `blind/<name>`.
 
     Raises:
         SohoError: there is no model to measure, or the data are wrong.
@@ -110,10 +114,16 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
     model.to(accelerator.device)
     recipe.output.mkdir(parents=True, exist_ok=True)
     figures = task.evaluate(model, split, processes, out=recipe.output / f"scores-{split}")
+    _tell(accelerator, task.notes)
+    if recipe.evaluation.baselines:
+        del task, model  # two models at once may not fit
+        blind = blind_recipe(recipe)
+        train(blind)
+        unseen = evaluate(blind, split)
+        figures |= {f"blind/{name}": value for name, value in unseen.items() if name not in OF_THE_DATA}
     if accelerator.is_main_process:
         path = recipe.output / f"metrics-{split}.json"
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _tell(accelerator, task.notes)
     return figures
 
 
@@ -171,6 +181,18 @@ def asked_questions(recipe: Recipe, split: str) -> list[str]:
     if len(set(ids)) < len(ids):
         raise SohoError(f"the files of data.{split} ask some questions twice; name only one questions file")
     return ids
+
+
+def blind_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of the text-only baseline: all the same, but every picture is grey; a run of its own.
+
+    It lies in `<output>/blind` and goes on by itself where it was stopped, as any run does.
+    """
+    blind = recipe.model_copy(deep=True)
+    blind.output = recipe.output / BLIND_FOLDER
+    blind.data.image_blind = True
+    blind.evaluation.baselines = False
+    return blind
 
 
 def trained_model(recipe: Recipe, model_folder: Path | None = None) -> tuple[Task, SohoPreTrainedModel]:

@@ -17,7 +17,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, ResNetConfig, ResNetForImageClassification
 
-from soho.models import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering
+from soho.models import (
+    SohoForImageTextRetrieval,
+    SohoForPreTraining,
+    SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
+)
 from soho.pipelines import SohoPipeline
 from soho.runs import evaluate, train
 from soho.training.recipe import Recipe, load_recipe
@@ -28,7 +34,13 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 SETTINGS = ("data.workers=0", "training.log_every=1")
 SMALL = ("data.shorter_edge=64", "data.longer_edge=128")
 EVALUATION = ("evaluation.batch_size=2", "evaluation.max_images=4", "evaluation.pair_batch=16")
-CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+CLASSES = {
+    "pretraining": SohoForPreTraining,
+    "retrieval": SohoForImageTextRetrieval,
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+}
 
 
 def recipe(name: str, *overrides: str, batch: int = 2, steps: int = 2) -> Recipe:
@@ -67,8 +79,8 @@ def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
 
 def test_all_recipes_have_a_test_here() -> None:
     folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
-    assert folders == {"daquar", "demo", "flickr8k", "own", "pretrain"}
-    assert len(RECIPES) == 11
+    assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain"}
+    assert len(RECIPES) == 21  # those of finetune are in test_finetune_recipes
 
 
 # -- The demonstration ----------------------------------------------------------------------------------------------

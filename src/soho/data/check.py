@@ -16,8 +16,16 @@ from soho.data.check_report import CheckReport, Problem, SourceCounts
 from soho.data.images import decode_bytes, image_size, read_bytes
 from soho.data.leaks import TrainingPhotographs, exclusion_notes, known_leaks
 from soho.data.readers.reading import LoadNotes, plural
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
-from soho.data.sources import Source, leave_out, load_captions, load_questions, photographs_of
+from soho.data.schema import Example, ImageRef, VisualQuestion, id_of, photos_of, texts_of
+from soho.data.sources import (
+    Source,
+    leave_out,
+    load_captions,
+    load_hypotheses,
+    load_questions,
+    load_statements,
+    photographs_of,
+)
 from soho.data.vocabulary_answers import majority_answer
 from soho.errors import SohoError
 
@@ -26,7 +34,9 @@ _CHUNK = 512
 _TEXTS_MEASURED = 50_000
 _TOLERATED_BROKEN = 0.01
 
-Example = CaptionedImage | VisualQuestion
+Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
+# All other tasks read captions.
+_LOADERS: dict[str, Load] = {"vqa": load_questions, "nlvr2": load_statements, "snli_ve": load_hypotheses}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ def check(
 
     Args:
         sections: "train", "validation", "test" -> sources.
-        task: "pretraining", "retrieval" or "vqa"; the last reads questions, the others captions.
+        task: "vqa" reads questions, "nlvr2" statements, "snli_ve" hypotheses, the others captions.
         tokenize_length: number of tokens of a text, `[CLS]` and `[SEP]` included; None leaves the lengths out. It is
             called for at most 50,000 texts of a source, evenly spread.
         text_length: tokens that the recipe allows.
@@ -139,7 +149,7 @@ def _read_source(
         SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
     loaded, notes = _load(read.source, task)
-    read.named.update((example.photo_key, str(example.image)) for example in loaded)
+    read.named.update((photo.photo_key, str(photo.image)) for example in loaded for photo in photos_of(example))
     examples, remark = leave_out(list(loaded), excluded)
     if not examples:
         raise SohoError(f"nothing is left: {remark}")
@@ -148,13 +158,11 @@ def _read_source(
     texts: list[str] = []
     majority: Counter[str] = Counter()
     for example in examples:
-        read.pictures.setdefault(example.image, (example.photo_key, example.width, example.height))
-        if isinstance(example, CaptionedImage):
-            texts.extend(example.captions)
-            read.ids.append((counts.source, example.image_id, example.photo_key))
-        else:
-            texts.append(example.question)
-            read.ids.append((counts.source, example.question_id, example.photo_key))
+        for photo in photos_of(example):
+            read.pictures.setdefault(photo.image, (photo.photo_key, photo.width, photo.height))
+        texts.extend(texts_of(example))
+        read.ids.append((counts.source, id_of(example), example.photo_key))
+        if isinstance(example, VisualQuestion):
             answer = majority_answer(example.answers)
             counts.unanswered += answer is None
             majority.update([answer] if answer is not None else [])
@@ -174,8 +182,7 @@ def _read_source(
 
 def _load(source: Source, task: str) -> tuple[Sequence[Example], LoadNotes]:
     """Load leniently, so that everything missing is seen at once; a failure is told as the recipe's own run would."""
-    load: Callable[[Source], tuple[Sequence[Example], LoadNotes]]
-    load = load_questions if task == "vqa" else load_captions
+    load: Load = _LOADERS.get(task, load_captions)
     try:
         return load(source)
     except SohoError as error:
@@ -256,7 +263,7 @@ def _section_problems(
         message = "the same id of the same photograph is listed more than once"
         yield Problem(section, message, True, twice, len(twice))
     keys = {key for read in reads for key, _, _ in read.pictures.values()}
-    if reads and len(keys) == 1 and task != "vqa":
+    if reads and len(keys) == 1 and task not in _LOADERS:
         yield Problem(section, "only one photograph: no caption can serve as a negative", fatal=section == "train")
     same_bytes: dict[bytes, dict[str, ImageRef]] = defaultdict(dict)
     for read in reads:

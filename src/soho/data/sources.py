@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,13 +19,23 @@ from soho.data.readers import (
     gqa,
     jsonl,
     karpathy,
+    nlvr2,
+    snli_ve,
     visual_genome,
     vqa2,
 )
 from soho.data.readers.files import read_names
 from soho.data.readers.photo_list import Collection, read_photo_keys
 from soho.data.readers.reading import plural
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
+from soho.data.schema import (
+    CaptionedImage,
+    Example,
+    ImageRef,
+    VisualHypothesis,
+    VisualQuestion,
+    VisualStatement,
+    photos_of,
+)
 from soho.errors import SohoError
 
 __all__ = [
@@ -34,15 +44,37 @@ __all__ = [
     "excluded_photographs",
     "leave_out",
     "load_captions",
+    "load_hypotheses",
     "load_questions",
+    "load_statements",
     "photographs_of",
 ]
 
 Format = Literal[
-    "coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "daquar", "gqa", "photo_list", "jsonl"
+    "coco",
+    "karpathy",
+    "visual_genome",
+    "flickr30k",
+    "flickr8k",
+    "vqa2",
+    "daquar",
+    "gqa",
+    "nlvr2",
+    "snli_ve",
+    "photo_list",
+    "jsonl",
 ]
 Captions = tuple[list[CaptionedImage], LoadNotes]
-Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
+AnyExample = TypeVar("AnyExample", bound=Example)
+
+# What the examples of each format are; jsonl has captions too.
+_HOLDS: dict[Format, str] = {
+    "vqa2": "questions",
+    "daquar": "questions",
+    "gqa": "questions",
+    "nlvr2": "statements about two pictures",
+    "snli_ve": "hypotheses",
+}
 
 # Fields that only some formats know; elsewhere they would silently do nothing.
 _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
@@ -53,6 +85,8 @@ _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "photos_of": ("photo_list",),
     "column": ("photo_list",),
     "split_column": ("photo_list",),
+    "balanced": ("nlvr2",),
+    "unbalanced": ("nlvr2",),
 }
 
 
@@ -93,6 +127,10 @@ class Source(BaseModel):
         default=None, description="photo_list: the column of names or numbers; a plain list has none."
     )
     split_column: str | None = Field(default=None, description="photo_list: the column that split chooses from.")
+    balanced: Path | None = Field(
+        default=None, description="nlvr2: upstream's balanced list; its examples are also measured by themselves."
+    )
+    unbalanced: Path | None = Field(default=None, description="nlvr2: upstream's unbalanced list, likewise.")
     name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
     limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
     on_missing: OnMissing = Field(
@@ -177,24 +215,22 @@ def photographs_of(source: Source) -> frozenset[str]:
         assert source.photos_of is not None  # held by the validator
         table = {"column": source.column, "split_column": source.split_column, "split": source.split}
         return read_photo_keys(source.file, source.photos_of, **table)
-    examples: Sequence[CaptionedImage | VisualQuestion]
-    if source.format in ("vqa2", "daquar", "gqa"):
-        examples = load_questions(source, _Unopened())[0]
-    else:
-        examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
-    return frozenset(example.photo_key for example in examples)
+    images = None if source.format == "jsonl" else _Unopened()
+    examples: Sequence[Example] = _LOADERS.get(source.format, load_captions)(source, images)[0]
+    return frozenset(photo.photo_key for example in examples for photo in photos_of(example))
 
 
-def leave_out(examples: list[Example], excluded: Set[str]) -> tuple[list[Example], str]:
-    """Leave out the examples of excluded photographs.
+def leave_out(examples: list[AnyExample], excluded: Set[str]) -> tuple[list[AnyExample], str]:
+    """Leave out the examples of excluded photographs; of a pair, one excluded photograph is enough.
 
     Returns:
         The others, and a remark with the number of photographs left out (empty: none).
     """
-    kept = [example for example in examples if example.photo_key not in excluded]
+    keys = [{photo.photo_key for photo in photos_of(example)} for example in examples]
+    kept = [example for example, own in zip(examples, keys) if not own & excluded]
     if len(kept) == len(examples):
         return examples, ""
-    gone = len({example.photo_key for example in examples if example.photo_key in excluded})
+    gone = len({key for own in keys for key in own & excluded})
     return kept, f"{plural(gone, 'photograph')} left out because of data.exclude"
 
 
@@ -220,12 +256,8 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
         "flickr8k": lambda s: flickr8k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
         "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
     }
-    _refuse_list(source)
     if source.format not in readers:
-        raise SohoError(
-            f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
-            f"formats with captions: {', '.join(readers)}"
-        )
+        raise _other_kind(source, "captions", readers)
     store = source.image_store() if images is None else images
     return readers[source.format](source)
 
@@ -237,7 +269,6 @@ def load_questions(source: Source, images: ImageStore | None = None) -> tuple[li
         SohoError: the format has no questions, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
-    _refuse_list(source)
     readers: dict[str, Callable[[Source], tuple[list[VisualQuestion], LoadNotes]]] = {
         "vqa2": lambda s: vqa2.read_questions(s.file, s.annotations, store, **_common(s)),
         "daquar": lambda s: daquar.read_questions(s.file, store, split=s.split, **_common(s)),
@@ -245,20 +276,59 @@ def load_questions(source: Source, images: ImageStore | None = None) -> tuple[li
         "jsonl": lambda s: jsonl.read_questions(s.file, store, **_common(s)),
     }
     if source.format not in readers:
-        raise SohoError(
-            f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
-            f"formats with questions: {', '.join(readers)}"
-        )
+        raise _other_kind(source, "questions", readers)
     store = source.image_store() if images is None else images
     return readers[source.format](source)
 
 
-def _refuse_list(source: Source) -> None:
+def load_statements(source: Source, images: ImageStore | None = None) -> tuple[list[VisualStatement], LoadNotes]:
+    """Read a source of sentences about two pictures; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no such sentences, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "nlvr2":
+        raise _other_kind(source, _HOLDS["nlvr2"], ("nlvr2",))
+    lists = {"balanced": source.balanced, "unbalanced": source.unbalanced}
+    subsets = {name: path for name, path in lists.items() if path is not None}
+    store = source.image_store() if images is None else images
+    return nlvr2.read_statements(source.file, store, subsets=subsets, **_common(source))
+
+
+def load_hypotheses(source: Source, images: ImageStore | None = None) -> tuple[list[VisualHypothesis], LoadNotes]:
+    """Read a source of sentences that a picture entails, contradicts or leaves open; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no hypotheses, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "snli_ve":
+        raise _other_kind(source, _HOLDS["snli_ve"], ("snli_ve",))
+    store = source.image_store() if images is None else images
+    return snli_ve.read_hypotheses(source.file, store, **_common(source))
+
+
+# Formats without captions; all others are read by `load_captions`.
+_LOADERS: dict[str, Callable[[Source, ImageStore | None], tuple[Sequence[Example], LoadNotes]]] = {
+    "vqa2": load_questions,
+    "daquar": load_questions,
+    "gqa": load_questions,
+    "nlvr2": load_statements,
+    "snli_ve": load_hypotheses,
+}
+
+
+def _other_kind(source: Source, needed: str, formats: Iterable[str]) -> SohoError:
     if source.format == "photo_list":
-        raise SohoError(
+        return SohoError(
             f"{source.title} (format photo_list, {source.file}) lists photographs without texts; it belongs under "
             "data.exclude"
         )
+    return SohoError(
+        f"{source.title} (format {source.format}, {source.file}) has {_HOLDS.get(source.format, 'captions')}, but "
+        f"{needed} are needed here; formats with {needed}: {', '.join(formats)}"
+    )
 
 
 def _common(source: Source) -> dict[str, Any]:

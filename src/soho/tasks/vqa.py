@@ -25,7 +25,7 @@ from soho.models.losses import IGNORE
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, stack_pixels
+from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
 from soho.training.recipe import Recipe
 
 # Questions about one picture that are answered together in evaluation.
@@ -37,6 +37,7 @@ class VqaTask(Task):
 
     name: ClassVar[str] = "vqa"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+    has_baselines: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -179,6 +180,11 @@ class QuestionGroup:
         return self.questions[0].image
 
     @property
+    def photo_key(self) -> str:
+        """Names the photograph across data sets."""
+        return self.questions[0].photo_key
+
+    @property
     def width(self) -> int:
         """Pixels, 0 where the annotation does not tell."""
         return self.questions[0].width
@@ -219,10 +225,7 @@ class QuestionSampler:
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
         group: QuestionGroup = item.example
-        if key.filler or self.blind:
-            pixels, mask = blank_pixels(self.processor.image_processor, item.size, visible=not key.filler)
-        else:
-            pixels, mask = self.pixels(group.image, item.size)
+        pixels, mask = sample_pixels(self.pixels, group.image, item.size, filler=key.filler, blind=self.blind)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
