@@ -34,6 +34,7 @@ TASK_HEADS = (
     "reasoning_head",
     "entailment_head",
     "contrast_head",
+    "match_contrast",
 )
 
 BERT_LAYER = {
@@ -328,7 +329,8 @@ def new_model(
         report.initialised["text embedding and fusion layers"] = "no BERT was named"
     else:
         _merge(report, load_text(model, text))
-    if backbone is not None or (config.backbone_factory and pretrained_factory):
+    learned = getattr(model.visual_backbone(), "pretrained_weights_exist", True)
+    if backbone is not None or (config.backbone_factory and pretrained_factory and learned):
         _merge(report, load_backbone(model, backbone))
     else:
         report.initialised["visual backbone"] = "no pre-trained CNN was named"

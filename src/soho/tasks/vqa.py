@@ -24,6 +24,7 @@ from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
+from soho.tasks.groups import TEXTS_AT_ONCE, PictureGroup, group_by_picture
 from soho.training.recipe import Recipe
 
 
@@ -83,8 +84,9 @@ class VqaTask(Task):
             self.notes.append(f"{dropped} training questions have no answer of the vocabulary and are left out")
         if not kept:
             raise SohoError("no training question has an answer of the vocabulary; check data.answers")
+        groups = group_by_picture(enumerate(kept), self.recipe.data.questions_per_image)
+        items = [Item(group) for group in groups]
         sampler = QuestionSampler(self, vocabulary)
-        items = [Item(example) for example in kept]
         batch_size = self.recipe.training.batch_size
         return self.loader(items, sampler, collate_questions, processes, batch_size=batch_size, shuffle=True)
 
@@ -93,7 +95,7 @@ class VqaTask(Task):
     ) -> dict[int, list[tuple[str, float]]]:
         """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
         answers = model.config.answers
-        items = [Item(example, row) for row, example in enumerate(self.examples(split))]
+        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), TEXTS_AT_ONCE)]
         sampler = QuestionSampler(self, {})
         loader = self.loader(
             items,
@@ -142,40 +144,43 @@ class VqaTask(Task):
 
 
 class QuestionSampler:
-    """Turns a question into pixels, token ids and soft answer scores."""
+    """Turns a group of questions into pixels, token ids and soft answer scores."""
 
     def __init__(self, task: VqaTask, vocabulary: dict[str, int]) -> None:
         self.processor = task.processor
+        self.pixels = task.pixels
         self.vocabulary = vocabulary
         self.blind = task.recipe.data.image_blind
 
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
-        example: VisualQuestion = item.example
-        images = self.processor.image_processor
-        pixels, mask = sample_pixels(images, example.image, item.size, filler=key.filler, blind=self.blind)
+        group: PictureGroup[VisualQuestion] = item.example
+        pixels, mask = sample_pixels(self.pixels, group.photos[0].image, item.size, filler=key.filler, blind=self.blind)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
-            "ids": self.processor.encode(example.question),
-            "row": IGNORE if key.filler else item.part,
+            "ids": [self.processor.encode(question.question) for question in group.examples],
+            "rows": [IGNORE if key.filler else row for row in group.rows],
         }
         if self.vocabulary:
-            labels = torch.full((len(self.vocabulary),), float(IGNORE) if key.filler else 0.0)
+            labels = torch.full((len(group.examples), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
             if not key.filler:
-                for number, value in soft_scores(example.answers, self.vocabulary).items():
-                    labels[number] = value
+                for place, question in enumerate(group.examples):
+                    for number, value in soft_scores(question.answers, self.vocabulary).items():
+                        labels[place, number] = value
             sample["labels"] = labels
         return sample
 
 
 def collate_questions(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Join questions into a batch; `labels` (B, A) where the samples carry them."""
+    """Join groups into a batch of B pictures and P questions; `labels` (P, A) where the samples carry them."""
     batch = stack_pixels(samples)
-    batch["input_ids"], batch["attention_mask"] = pad_texts([sample["ids"] for sample in samples], 0)
-    batch["rows"] = torch.tensor([sample["row"] for sample in samples])
+    batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)
+    counts = torch.tensor([len(sample["ids"]) for sample in samples])
+    batch["pair_image_index"] = torch.arange(len(samples)).repeat_interleave(counts)
+    batch["rows"] = torch.tensor([row for sample in samples for row in sample["rows"]])
     if "labels" in samples[0]:
-        batch["labels"] = torch.stack([sample["labels"] for sample in samples])
+        batch["labels"] = torch.cat([sample["labels"] for sample in samples])
     return batch
 
 
