@@ -75,8 +75,10 @@ class SohoConfig(PretrainedConfig):
         mvm_weight: weight of the MVM loss.
         itm_weight: weight of the ITM loss.
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
-        itc_pooling: what that head averages: "embeddings" (visual features and embedded words) or "fusion" (both
-            after the Transformer has read each alone; slower, stronger).
+        itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion) or "fusion"
+            (both after the Transformer has read each alone; slower, stronger).
+        match_adds_contrast: retrieval: the match score is the contrastive similarity plus what fusion finds; False =
+            fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
             fusion beside the aligned pair, drawn from the batch by contrastive similarity; 0 = all pairs of the
             batch, as in section 4.2.1.
@@ -127,6 +129,7 @@ class SohoConfig(PretrainedConfig):
         itm_weight: float = 1.0,
         itc_weight: float = 0.0,
         itc_pooling: str = "embeddings",
+        match_adds_contrast: bool = False,
         match_hard_negatives: int = 0,
         answer_head_width: int = 2,
         answer_head_dropout: float = 0.1,
@@ -162,6 +165,7 @@ class SohoConfig(PretrainedConfig):
         self.itm_weight = itm_weight
         self.itc_weight = itc_weight
         self.itc_pooling = itc_pooling
+        self.match_adds_contrast = match_adds_contrast
         self.match_hard_negatives = match_hard_negatives
         self.answer_head_width = answer_head_width
         self.answer_head_dropout = answer_head_dropout
@@ -217,11 +221,11 @@ class SohoConfig(PretrainedConfig):
         _one_of("itc_pooling", self.itc_pooling, ("embeddings", "fusion"))
         if not isinstance(self.match_hard_negatives, int) or self.match_hard_negatives < 0:
             raise SohoError(f"match_hard_negatives={self.match_hard_negatives!r} must be a whole number, 0 or more")
-        if self.match_hard_negatives and self.itc_weight <= 0:
-            raise SohoError(
-                f"match_hard_negatives={self.match_hard_negatives} needs itc_weight above 0: the contrastive "
-                "similarity says which negatives are hard"
-            )
+        for name in ("match_hard_negatives", "match_adds_contrast"):
+            if getattr(self, name) and self.itc_weight <= 0:
+                raise SohoError(
+                    f"{name}={getattr(self, name)} needs itc_weight above 0: it uses the contrastive similarity"
+                )
         _one_of("visual_input", self.visual_input, ("dictionary", "features"))
         if self.visual_input == "dictionary" and not self.use_dictionary:
             self.visual_input = "features"

@@ -64,14 +64,29 @@ class FusionLayer(GradientCheckpointingLayer):
             (P, S, C), or (P, 1, C) with `cls_only`; and (P, heads, S or 1, S) weights or None.
         """
         rows = hidden[:, :1] if cls_only else hidden
-        query, key, value = (
-            self._split(self.query(rows)),
-            self._split(self.key(hidden)),
-            self._split(self.value(hidden)),
-        )
+        query, key, value = self.query(rows), self.key(hidden), self.value(hidden)
+        return self.read(rows, query, key, value, mask, output_attentions)
+
+    def read(
+        self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run everything behind the projections.
+
+        Args:
+            rows: (P, Q, C) the states that are updated.
+            query: (P, Q, C) projections of `rows`.
+            key: (P, S, C) projections of all states.
+            value: (P, S, C) likewise.
+            mask: (P, S) bool.
+            output_attentions: also return the attention weights.
+
+        Returns:
+            (P, Q, C), and (P, heads, Q, S) weights or None.
+        """
+        query, key, value = self._split(query), self._split(key), self._split(value)
         dropout = self.attention_dropout if self.training else 0.0
         weights: Tensor | None = None
-        if output_attentions or hidden.device.type == "cpu":
+        if output_attentions or rows.device.type == "cpu":
             mixed, weights = plain_attention(query, key, value, mask, dropout)
         else:
             keys = mask[:, None, None, :]

@@ -34,6 +34,7 @@ TASK_HEADS = (
     "reasoning_head",
     "entailment_head",
     "contrast_head",
+    "match_contrast",
 )
 
 BERT_LAYER = {

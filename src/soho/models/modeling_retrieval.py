@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
-from soho.models.contrast import ContrastHead, contrastive_loss
+from soho.models.contrast import ContrastHead, ContrastShare, contrastive_loss
 from soho.models.hard_negatives import hard_pair_count, hard_pairs, pair_table
 from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss
 from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows, take
@@ -24,6 +25,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         self.soho = SohoModel(config)
         self.match_head = nn.Linear(config.hidden_size, 2)
         self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
+        self.match_contrast = ContrastShare() if config.match_adds_contrast else None
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,12 +71,17 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         image = self.soho.encode_image(pixel_values, pixel_mask)
         text = self.soho.encode_text(input_ids)
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
+        visual = self.soho.place(image.tokens, image.position)
         parts: dict[str, SumAndCount] = {}
         metrics: Metrics = {}
-        if labels is not None and self.contrast_head is not None:
+        similarities: Tensor | None = None
+        if self.contrast_head is not None and (labels is not None or self.match_contrast is not None):
+            similarities = self.contrast_head.scaled(
+                self.image_vectors(visual, image.mask), self.text_vectors(text, text_mask)
+            )  # (B, T)
+        if labels is not None and similarities is not None:
             table = _table(labels, {"pixel_values": pixel_values, "input_ids": input_ids}, rows, texts)
             own_image, own_text = (table == 1).nonzero(as_tuple=True)
-            similarities = self.contrast_head(*self.soho.contrastive_inputs(image, text, text_mask))  # (B, T)
             ours = similarities[:, own_text]
             parts["itc"] = contrastive_loss(ours, own_image, table[:, own_text] == IGNORE)
             metrics["itc_accuracy"] = accuracy(ours.t(), own_image)
@@ -82,7 +89,6 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
                 rows, texts, labels = hard_pairs(
                     table, similarities, self.config.match_hard_negatives, draw=self.training
                 )
-        visual = self.soho.place(image.tokens, image.position)
         hidden, states, attentions = self.soho.fuse(
             take(text, texts),
             take(text_mask, texts),
@@ -92,12 +98,37 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
             **{name: bool(kwargs.get(name)) for name in ("output_attentions", "output_hidden_states")},
         )
         logits = self.match_head(hidden[:, 0]).float()
+        if self.match_contrast is not None and similarities is not None:
+            pairs = torch.arange(len(logits), device=logits.device)
+            rows, texts = (pairs if index is None else index for index in (rows, texts))
+            logits = self.match_contrast(logits, similarities[rows, texts])
         output = SohoTaskOutput(logits=logits, hidden_states=states, attentions=attentions)
         if labels is None:
             return output
         parts["match"] = classification_loss(logits, labels)
         metrics["accuracy"] = accuracy(logits, labels)
         return with_loss(output, parts, metrics, loss_denominators, {"itc": self.config.itc_weight})
+
+    def image_vectors(self, visual: Tensor, visual_mask: Tensor) -> Tensor:
+        """Return the contrastive unit vectors (B, C) of placed visual tokens (B, N, C).
+
+        Raises:
+            SohoError: the model was trained without the contrastive objective.
+        """
+        return self._contrast().image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
+
+    def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the contrastive unit vectors (T, C) of embedded texts (T, L, C).
+
+        Raises:
+            SohoError: the model was trained without the contrastive objective.
+        """
+        return self._contrast().text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
+
+    def _contrast(self) -> ContrastHead:
+        if self.contrast_head is None:
+            raise SohoError("this model has no contrastive head; train it with model.config.itc_weight above 0")
+        return self.contrast_head
 
     def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return placed visual tokens (B, N, C) and their mask (B, N): the picture's part of a pair."""
@@ -112,6 +143,9 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         """Return the log-odds (P,) that each text (P, L, C) matches its picture (P, N, C)."""
         hidden, _, _ = self.soho.fuse(text, text_mask, visual, visual_mask, cls_only=True)
         logits = self.match_head(hidden[:, 0]).float()
+        if self.match_contrast is not None:
+            vectors = self.image_vectors(visual, visual_mask), self.text_vectors(text, text_mask)
+            logits = self.match_contrast(logits, self._contrast().scale() * (vectors[0] * vectors[1]).sum(-1))
         return logits[:, 1] - logits[:, 0]
 
     def pair_flops(self, text_tokens: int, visual_tokens: int) -> float:

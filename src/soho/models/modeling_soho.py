@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
-from soho.models.contrast import ContrastHead
+from soho.models.contrast import ContrastHead, ContrastShare
 from soho.models.fusion import FusionTransformer, TextEmbedding
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
@@ -92,7 +92,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, VisualDictionary | ContrastHead):
+        elif isinstance(module, VisualDictionary | ContrastHead | ContrastShare):
             module.reset_parameters()
 
     @property
@@ -222,25 +222,17 @@ class SohoModel(SohoPreTrainedModel):
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
         return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
 
-    def contrastive_inputs(
-        self, image: ImageEncoding, text: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the optional contrastive head pools (`config.itc_pooling`).
+    def contrastive_states(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the states of one side that the optional contrastive head averages (`config.itc_pooling`).
 
         Args:
-            image: B encoded pictures.
-            text: (T, L, C) embedded texts.
-            text_mask: (T, L) 1 at tokens.
+            tokens: (B, S, C) what fusion reads of a picture (see `place`) or of a text (see `encode_text`).
+            mask: (B, S) bool or 0/1.
 
         Returns:
-            Visual states (B, N, C), their mask (B, N), text states (T, L, C), their mask (T, L). Where fusion is
-            pooled, the Transformer has read each side alone.
+            (B, S, C): the tokens themselves, or what the Transformer makes of them without the other side.
         """
-        visual = image.features
-        if self.config.itc_pooling == "fusion":
-            visual, _, _ = self.fusion(self.place(visual, image.position), image.mask)
-            text, _, _ = self.fusion(text, text_mask.bool())
-        return visual, image.mask, text, text_mask
+        return self.fusion(tokens, mask.bool())[0] if self.config.itc_pooling == "fusion" else tokens
 
     def forward(
         self,

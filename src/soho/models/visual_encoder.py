@@ -110,6 +110,8 @@ class VisualEncoder(nn.Module):
     def freeze(self, frozen: bool) -> None:
         """Freeze or thaw the CNN: no gradient reaches it and its batch-norm statistics stay (section 3.2)."""
         self.frozen = frozen
+        if self.memory is not None and not frozen:
+            self.memory = FeatureMemory(0)  # what it knows will soon be wrong, and must not come back
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VisualEncoder:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from soho.data.batching import AspectRatioBatches
 from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey, resolve_sizes
-from soho.data.schema import photos_of
+from soho.data.schema import Photo, photos_of
 from soho.data.sources import LoadNotes, Source, excluded_photographs, leave_out
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, check_config_fields
@@ -30,6 +30,7 @@ from soho.processing.image_processing_soho import SohoImageProcessor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
 from soho.tasks.batches import PixelReader
+from soho.tasks.groups import PictureGroup
 from soho.training.recipe import Recipe
 
 # What a SOHO folder brings; named beside `model.start` these keys would silently do nothing.
@@ -41,7 +42,7 @@ class Item:
     """One thing to draw in an epoch.
 
     Attributes:
-        example: the record; it has `image`, `width` and `height`.
+        example: the record, or a `PictureGroup` of records about the same pictures.
         part: which of the example's captions, caption groups or rows.
         sizes: (width, height) of each picture of the example, filled in by `Task.loader`.
     """
@@ -231,7 +232,7 @@ class Task(ABC):
 
         A picture whose size cannot even be read is left out, counted and named in `notes`.
         """
-        photos = [photos_of(item.example) for item in items]
+        photos = [_photos(item.example) for item in items]
         unique = {str(photo.image): photo for own in photos for photo in own}
         sizes = dict(zip(unique, resolve_sizes(list(unique.values()), progress=processes.rank == 0)))
         broken = [name for name, size in sizes.items() if size[0] == 0]
@@ -254,3 +255,7 @@ class Task(ABC):
         )
         dataset = ExampleDataset(kept, load)
         return EpochLoader(dataset, batches, collate, workers=self.recipe.data.workers, seed=self.recipe.seed)
+
+
+def _photos(example: Any) -> tuple[Photo, ...]:
+    return example.photos if isinstance(example, PictureGroup) else photos_of(example)

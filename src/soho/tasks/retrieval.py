@@ -21,6 +21,7 @@ from soho.evaluation.retrieval_protocols import fold_bounds, retrieval_figures
 from soho.models.losses import IGNORE
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.models.pair_scorer import GridScorer
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, stack_pixels
 from soho.training.recipe import Recipe
@@ -113,7 +114,7 @@ class RetrievalTask(Task):
         training = model.training
         model.eval()
         scores = score_all_pairs(
-            model,
+            GridScorer(model, torch.bfloat16 if settings.precision == "bf16" else torch.float32),
             _image_batches(loader),
             ids,
             attention,

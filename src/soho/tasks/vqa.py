@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from soho.data.dataset import EpochLoader, SampleKey
-from soho.data.schema import ImageRef, VisualQuestion
+from soho.data.schema import VisualQuestion
 from soho.data.sources import load_questions
 from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
@@ -26,10 +25,8 @@ from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
 from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
+from soho.tasks.groups import TEXTS_AT_ONCE, PictureGroup, group_by_picture
 from soho.training.recipe import Recipe
-
-# Questions about one picture that are answered together in evaluation.
-QUESTIONS_AT_ONCE = 16
 
 
 class VqaTask(Task):
@@ -99,7 +96,7 @@ class VqaTask(Task):
     ) -> dict[int, list[tuple[str, float]]]:
         """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
         answers = model.config.answers
-        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), QUESTIONS_AT_ONCE)]
+        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), TEXTS_AT_ONCE)]
         sampler = QuestionSampler(self, {})
         loader = self.loader(
             items,
@@ -162,57 +159,6 @@ class VqaTask(Task):
         return counts.most_common(1)[0][0] if counts else "yes"
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionGroup:
-    """Questions about one picture, which goes through the CNN once for all of them.
-
-    Attributes:
-        questions: the records.
-        rows: their numbers in the split.
-    """
-
-    questions: tuple[VisualQuestion, ...]
-    rows: tuple[int, ...]
-
-    @property
-    def image(self) -> ImageRef:
-        """The picture."""
-        return self.questions[0].image
-
-    @property
-    def photo_key(self) -> str:
-        """Names the photograph across data sets."""
-        return self.questions[0].photo_key
-
-    @property
-    def width(self) -> int:
-        """Pixels, 0 where the annotation does not tell."""
-        return self.questions[0].width
-
-    @property
-    def height(self) -> int:
-        """Pixels, 0 where the annotation does not tell."""
-        return self.questions[0].height
-
-
-def group_by_picture(questions: Iterable[tuple[int, VisualQuestion]], most: int) -> list[QuestionGroup]:
-    """Put up to `most` questions about a picture together; every question stands in exactly one group.
-
-    Args:
-        questions: (row, record) pairs.
-        most: questions in a group; 1 leaves every question alone.
-    """
-    of_picture: dict[ImageRef, list[tuple[int, VisualQuestion]]] = {}
-    for row, question in questions:
-        of_picture.setdefault(question.image, []).append((row, question))
-    groups = []
-    for members in of_picture.values():
-        for start in range(0, len(members), most):
-            rows, records = zip(*members[start : start + most])
-            groups.append(QuestionGroup(records, rows))
-    return groups
-
-
 class QuestionSampler:
     """Turns a group of questions into pixels, token ids and soft answer scores."""
 
@@ -224,18 +170,18 @@ class QuestionSampler:
 
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
-        group: QuestionGroup = item.example
-        pixels, mask = sample_pixels(self.pixels, group.image, item.size, filler=key.filler, blind=self.blind)
+        group: PictureGroup[VisualQuestion] = item.example
+        pixels, mask = sample_pixels(self.pixels, group.photos[0].image, item.size, filler=key.filler, blind=self.blind)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
-            "ids": [self.processor.encode(question.question) for question in group.questions],
+            "ids": [self.processor.encode(question.question) for question in group.examples],
             "rows": [IGNORE if key.filler else row for row in group.rows],
         }
         if self.vocabulary:
-            labels = torch.full((len(group.questions), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
+            labels = torch.full((len(group.examples), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
             if not key.filler:
-                for place, question in enumerate(group.questions):
+                for place, question in enumerate(group.examples):
                     for number, value in soft_scores(question.answers, self.vocabulary).items():
                         labels[place, number] = value
             sample["labels"] = labels

@@ -90,7 +90,9 @@ class DataSection(Section):
         default=False, description="vqa, nlvr2, snli_ve: text-only baseline, every image is replaced by grey"
     )
     questions_per_image: int = Field(
-        default=1, ge=1, description="vqa: training questions about one image that go through the CNN together"
+        default=1,
+        ge=1,
+        description="vqa, nlvr2, snli_ve: training texts about one image that go through the CNN together",
     )
     cache_megabytes: int = Field(
         default=0, ge=0, description="memory for decoded images, per data loading process; small sets only"

@@ -49,6 +49,10 @@ def test_a_frozen_cnn_sees_a_picture_once() -> None:
     encoder.freeze(False)
     encoder(pictures, masks)
     assert seen == [2, 1, 3]
+    # A CNN that is frozen again has other weights by then.
+    encoder.freeze(True)
+    encoder(pictures, masks)
+    assert seen == [2, 1, 3, 3]
 
 
 def test_a_full_memory_computes_anew() -> None:

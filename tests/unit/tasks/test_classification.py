@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from soho.errors import SohoError
 from soho.models import SohoForVisualEntailment, SohoForVisualReasoning
 from soho.tasks import Nlvr2Task, Processes, SnliVeTask, build_task
 from soho.tasks.classification import ClassificationTask, collate_classes
+from soho.tasks.groups import group_by_picture
 from soho.training.recipe import load_recipe
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 from tests.unit.data.pictures import write_jsonl
 
 WIDE, TALL = (96, 64), (64, 96)
 # Identifier, label, size of the left and of the right picture.
-PAIRS = [
+Pair = tuple[str, str, tuple[int, int], tuple[int, int]]
+PAIRS: list[Pair] = [
     ("train-1-0-0", "True", WIDE, TALL),
     ("train-1-1-0", "False", TALL, WIDE),
     ("train-1-2-0", "True", WIDE, WIDE),
@@ -27,15 +30,15 @@ PAIRS = [
 ]
 
 
-def pair_task(folder: Path, *overrides: str) -> Nlvr2Task:
+def pair_task(folder: Path, *overrides: str, rows: Sequence[Pair] = PAIRS) -> Nlvr2Task:
     """Return the task on four sentences; left pictures are reddish, right ones bluish."""
     folder.mkdir(exist_ok=True)
-    for identifier, _, *sizes in PAIRS:
+    for identifier, _, *sizes in rows:
         for side, (size, colour) in enumerate(zip(sizes, ("red", "blue"))):
             Image.new("RGB", size, colour).save(folder / f"{identifier.rsplit('-', 1)[0]}-img{side}.png")
     lines = [
         {"identifier": identifier, "label": label, "sentence": f"sentence {identifier[8]}"}
-        for identifier, label, *_ in PAIRS
+        for identifier, label, *_ in rows
     ]
     write_jsonl(folder / "train.json", lines)
     write_jsonl(folder / "balanced.json", lines[:2])
@@ -103,7 +106,7 @@ def test_a_picture_that_cannot_be_read_costs_its_example_and_is_named(tmp_path: 
     (tmp_path / "own" / "train-1-1-img1.png").write_bytes(b"no picture")
     task = Nlvr2Task(recipe)
     loader = task.train_loader(Processes())
-    kept = [item.example.statement_id for item in loader.dataset.items]
+    kept = [example.statement_id for item in loader.dataset.items for example in item.example.examples]
     assert kept == ["train-1-0-0", "train-1-2-0", "train-1-3-0"]
     assert len(task.notes) == 1
     assert task.notes[0].startswith("1 pictures cannot be read and are left out: ")
@@ -167,6 +170,40 @@ def test_the_first_class_among_equally_frequent_ones(tmp_path: Path) -> None:
     task.recipe.data.train = []
     with pytest.raises(SohoError, match=r"evaluation\.baselines needs data\.train"):
         task.majority_class()
+
+
+def test_texts_about_the_same_pictures_share_them(tmp_path: Path) -> None:
+    alone = entailment_task(tmp_path / "own", ["neutral", "contradiction", "entailment"])
+    together = entailment_task(
+        tmp_path / "own", ["neutral", "contradiction", "entailment"], "data.questions_per_image=2"
+    )
+    assert [len(item.example.examples) for item in alone.train_loader(Processes()).dataset.items] == [1, 1, 1]
+    dataset = together.train_loader(Processes()).dataset
+    assert [item.example.rows for item in dataset.items] == [(0, 1), (2,)]
+    batch = collate_classes([dataset[SampleKey(row, 0)].fields for row in (0, 1)])
+    assert batch["pixel_values"].shape == (2, 3, 64, 128)
+    assert batch["pair_image_index"].tolist() == [0, 0, 1]
+    assert batch["labels"].tolist() == [1, 2, 0]
+    assert batch["rows"].tolist() == [0, 1, 2]
+    assert len(batch["input_ids"]) == 3
+    # One model gives the same loss however its hypotheses are put together.
+    model, _ = alone.build_model()
+    model.eval()
+    single = alone.train_loader(Processes()).dataset
+    apart = collate_classes([single[SampleKey(row, 0)].fields for row in (0, 1, 2)])
+    with torch.no_grad():
+        losses = [float(model(**{k: v for k, v in b.items() if k != "rows"}).loss) for b in (batch, apart)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_two_sentences_about_one_pair_of_pictures_stand_in_one_group(tmp_path: Path) -> None:
+    rows = [
+        ("train-1-0-0", "True", WIDE, TALL),
+        ("train-1-1-0", "True", WIDE, TALL),
+        ("train-1-0-1", "False", WIDE, TALL),
+    ]
+    examples = pair_task(tmp_path / "own", rows=rows).examples("train")
+    assert [group.rows for group in group_by_picture(enumerate(examples), 16)] == [(0, 2), (1,)]
 
 
 @pytest.mark.parametrize("name", ["nlvr2", "snli_ve"])
