@@ -7,6 +7,8 @@ from soho.models import (
     SohoForImageTextRetrieval,
     SohoForPreTraining,
     SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
     SohoModel,
 )
 from soho.processing import SohoImageProcessor, SohoProcessor
@@ -21,6 +23,8 @@ __all__ = [
     "SohoForImageTextRetrieval",
     "SohoForPreTraining",
     "SohoForQuestionAnswering",
+    "SohoForVisualEntailment",
+    "SohoForVisualReasoning",
     "SohoImageProcessor",
     "SohoModel",
     "SohoProcessor",

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.training.recipe",
     },
     "soho.pipelines": {"soho.data", "soho.errors", "soho.models", "soho.processing"},
-    "soho.runs": {"soho.data", "soho.errors", "soho.models", "soho.tasks", "soho.training"},
+    "soho.runs": {"soho.data", "soho.errors", "soho.evaluation", "soho.models", "soho.tasks", "soho.training"},
     "soho.demo": {
         "soho.data",
         "soho.errors",
@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.data",
         "soho.demo",
         "soho.errors",
+        "soho.evaluation",
         "soho.pipelines",
         "soho.runs",
         "soho.tasks",

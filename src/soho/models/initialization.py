@@ -26,7 +26,16 @@ from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.models.visual_encoder import call_factory
 
 # Module names that belong to one task only: they may be missing from, or left over in, a folder of another task.
-TASK_HEADS = ("mlm_head", "mvm_head", "match_head", "answer_head", "contrast_head", "match_contrast")
+TASK_HEADS = (
+    "mlm_head",
+    "mvm_head",
+    "match_head",
+    "answer_head",
+    "reasoning_head",
+    "entailment_head",
+    "contrast_head",
+    "match_contrast",
+)
 
 BERT_LAYER = {
     "attention.self.query": "query",

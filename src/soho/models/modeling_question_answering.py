@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
+from soho.models.heads import mlp_head
 from soho.models.losses import IGNORE, answer_loss
 from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
 from soho.models.outputs import SohoTaskOutput, with_loss
@@ -22,14 +23,7 @@ class SohoForQuestionAnswering(SohoPreTrainedModel):
         if not config.answers:
             raise SohoError("a question-answering model needs config.answers, the list of answers it may give")
         self.soho = SohoModel(config)
-        inner = config.answer_head_width * config.hidden_size
-        self.answer_head = nn.Sequential(
-            nn.Linear(config.hidden_size, inner),
-            nn.GELU(),
-            nn.LayerNorm(inner, eps=config.layer_norm_eps),
-            nn.Dropout(config.answer_head_dropout),
-            nn.Linear(inner, len(config.answers)),
-        )
+        self.answer_head = mlp_head(config, config.hidden_size, len(config.answers))
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

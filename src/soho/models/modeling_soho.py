@@ -1,6 +1,7 @@
 """The SOHO network by transformers conventions: what all models share, and the trunk `SohoModel`.
 
-The models with a head stand in `modeling_pretraining`, `modeling_retrieval` and `modeling_question_answering`.
+The models with a head stand in `modeling_pretraining`, `modeling_retrieval`, `modeling_question_answering`,
+`modeling_visual_reasoning` and `modeling_visual_entailment`.
 
 Shapes: B pictures, T texts, P pairs of them, L text tokens, N visual tokens, C hidden size, K codes.
 `pair_image_index` and `pair_text_index` say which picture and which text a pair joins, so that a picture goes through
