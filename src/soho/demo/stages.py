@@ -19,7 +19,14 @@ from soho.training.recipe import Recipe, load_recipe
 
 RECIPES = Path("recipes/demo")
 RESULTS = "results.json"
-FROM_NOTHING = ["model.start=null"]
+# Without pre-training everything starts at random, and there the rates of pre-training are the better ones; a rival is
+# given what suits it.
+FROM_NOTHING = [
+    "model.start=null",
+    "training.optimizer.lr=3.0e-3",
+    "training.backbone_optimizer.lr=2.0e-3",
+    "training.schedule.warmup_steps=50",
+]
 
 
 @dataclass
