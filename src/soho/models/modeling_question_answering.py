@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
 from soho.models.losses import IGNORE, answer_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 
@@ -21,15 +21,8 @@ class SohoForQuestionAnswering(SohoPreTrainedModel):
         super().__init__(config)
         if not config.answers:
             raise SohoError("a question-answering model needs config.answers, the list of answers it may give")
-        self.soho = SohoModel(config)
-        inner = config.answer_head_width * config.hidden_size
-        self.answer_head = nn.Sequential(
-            nn.Linear(config.hidden_size, inner),
-            nn.GELU(),
-            nn.LayerNorm(inner, eps=config.layer_norm_eps),
-            nn.Dropout(config.answer_head_dropout),
-            nn.Linear(inner, len(config.answers)),
-        )
+        self.soho = build_trunk(config)
+        self.answer_head = self.soho.new_answer_head()
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.models.configuration_soho import SohoConfig
 from soho.models.contrast import ContrastHead, contrastive_loss
 from soho.models.losses import IGNORE, accuracy, classification_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 
@@ -20,8 +20,8 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
-        self.soho = SohoModel(config)
-        self.match_head = nn.Linear(config.hidden_size, 2)
+        self.soho = build_trunk(config)
+        self.match_head = self.soho.new_match_head()
         self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
         self.post_init()
 
