@@ -1,7 +1,7 @@
 """Numbers that the official classes gave, where they are at hand, and models built from them.
 
-`SOHO_PARITY_DIR` names the folder of a set (`manifest.json` and arrays). `recipe.py` and the key lists lie in the folder
-`parity` of the real-data collection. Sizes are read from the set; none is written here.
+`SOHO_PARITY_DIR` names the folder of a set (`manifest.json` and arrays). `recipe.py` and the key lists lie in the
+folder `parity` of the real-data collection. Sizes are read from the set; none is written here.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def test_full_size() -> None:
 
 
 @pytest.fixture(scope="module")
-def step() -> dict[str, Any]:
+def step(official_threads: None) -> dict[str, Any]:
     """Two micro-batches in training mode, accumulated, clipped and stepped."""
     stored, inputs = arrays("pretrain_train_step"), arrays("pretrain_eval")
     model = model_of("pretrain_eval", mask_width_defect=True, **NO_DROPOUT)

@@ -118,7 +118,7 @@ def test_full_size() -> None:
     assert {key for key in stored if key.split("/")[0] not in cases(stored)} == used
 
 
-def test_loss_and_gradients() -> None:
+def test_loss_and_gradients(official_threads: None) -> None:
     stored = arrays("vqa_train_step")
     inputs = inputs_of(part(arrays("vqa_eval"), "wide"))
     model = model_of("vqa_eval", mask_width_defect=True, **NO_DROPOUT)

@@ -237,8 +237,11 @@ def wiring_of(source: Any, **kwargs: Any) -> type[SohoConfig]:
     """
     fields, _ = SohoConfig.get_config_dict(source, **kwargs)
     kind = fields.get("model_type", SohoConfig.model_type)
-    chosen = CONFIG_MAPPING.get(kind)
-    if chosen is None or not issubclass(chosen, SohoConfig):
+    try:
+        chosen: type[SohoConfig] = CONFIG_MAPPING[kind]
+    except KeyError:
+        chosen = PretrainedConfig
+    if not issubclass(chosen, SohoConfig):
         raise SohoError(f"{str(source)!r} is a {kind!r} model; expected a SOHO model")
     return chosen
 

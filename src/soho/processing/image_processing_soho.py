@@ -154,6 +154,23 @@ class SohoImageProcessor(BaseImageProcessor):
         mask[:height, :width] = True
 
 
+def start_image_processor(folder: str | None, **changes: Any) -> SohoImageProcessor:
+    """Return the image processor of a model folder or hub id with some settings changed.
+
+    Args:
+        folder: where a model starts from; None and one without image processor get the default settings.
+        **changes: fields of `SohoImageProcessor`.
+    """
+    if folder is None:
+        return SohoImageProcessor(**changes)
+    try:
+        found = SohoImageProcessor.from_pretrained(folder)
+    except OSError:
+        return SohoImageProcessor(**changes)
+    fields = {name: getattr(found, name) for name in SohoImageKwargs.__annotations__}
+    return SohoImageProcessor(**{**fields, **changes})
+
+
 def _scaled(width: int, height: int, scale: float) -> Size:
     return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
 
