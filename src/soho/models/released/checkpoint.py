@@ -95,16 +95,13 @@ def _load(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         text = " ".join(str(error).split())
-        if found := re.search(
-            r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to instantiate class) ([\w.]+)", text
-        ):
+        if found := re.search(r"GLOBAL ([\w.]+)|add_safe_globals`?,? but got (?:<class ')?([\w.]+)", text):
             raise SohoError(
-                f"{path} wants to run code when it is loaded ({found[1]}); a checkpoint holds tensors and plain values "
+                f"{path} would run code when it is loaded ({found[1] or found[2]}); expected tensors and plain values "
                 "only, so nothing of it was run or read"
             ) from None
         raise SohoError(
-            f"{path} is no whole checkpoint: cut off, corrupted or of another kind "
-            f"({type(error).__name__}: {text.split('. ')[0][:120]})"
+            f"{path} is no whole checkpoint: cut off, corrupted or of another kind ({type(error).__name__})"
         ) from None
 
 

@@ -25,8 +25,7 @@ class ReleasedVisualEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(config.hidden_size)
         self.frozen_stages = config.frozen_stages
         self.frozen = False
-        for module in self._fixed():
-            module.requires_grad_(False)
+        self.train(self.training)
 
     def _fixed(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
@@ -41,8 +40,11 @@ class ReleasedVisualEncoder(nn.Module):
     def train(self, mode: bool = True) -> ReleasedVisualEncoder:
         """Set the training mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        for module in [self.backbone] if self.frozen else self._fixed():
-            module.eval()
+        if self.frozen:
+            self.backbone.eval()
+        for module in self._fixed():
+            # Here too, because `from_pretrained` makes new parameters, and then calls `eval()`.
+            module.eval().requires_grad_(False)
         return self
 
     def forward(self, pixel_values: Tensor, rows: Tensor | None = None) -> Tensor:
