@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from soho.models import SohoForPreTraining, VisualDictionary
+from soho.models.released.dictionary import ReleasedDictionary
 from tests.support import ROOT
 from tests.unit.models.tiny import filler_of, gradients, half_of, pretraining_batch, stirred, tiny_config
 
@@ -116,7 +117,27 @@ def run_training(rank: int, world: int) -> list[State]:
     return states
 
 
-SCENARIOS = {"eq4": run_eq4, "revival": run_revival, "training": run_training}
+def run_released(rank: int, world: int) -> list[State]:
+    """The released wiring moves its codes at every forward pass; in pass 1 process 1 has a filler, in 2 everybody."""
+    generator = torch.Generator().manual_seed(4)
+    torch.manual_seed(1)
+    dictionary = ReleasedDictionary(7, 6, momentum=0.4, epsilon=1e-5).train()
+    states = []
+    for number in range(4):
+        features = torch.randn(4, 5, 6, generator=generator)
+        mask = torch.rand(4, 5, generator=generator) < 0.6
+        mask[:, 0] = True
+        if number == 1:
+            mask[2:] = False
+        if number == 2:
+            mask[:] = False
+        rows = slice(None) if world == 1 else slice(2 * rank, 2 * rank + 2)
+        dictionary(features[rows], mask[rows])
+        states.append(snapshot(dictionary))
+    return states
+
+
+SCENARIOS = {"eq4": run_eq4, "revival": run_revival, "training": run_training, "released": run_released}
 
 
 def main(folder: Path) -> None:
@@ -160,6 +181,17 @@ def test_dictionary_of_two_processes_equals_one(two: list[dict[str, list[State]]
     moved = [not torch.equal(a["codes"], b["codes"]) for a, b in pairwise(expected)]
     assert moved == ([True, True, False, True] if scenario == "eq4" else [True, True])
     assert expected[-1]["updates"].item() == (4 if scenario == "eq4" else 3)
+
+
+@pytest.mark.distributed
+def test_the_released_dictionary_of_two_processes_equals_one(two: list[dict[str, list[State]]]) -> None:
+    expected = run_released(0, 1)
+    for rank in range(2):
+        for actual, state in zip(two[rank]["released"], expected):
+            same(actual, state)
+    for left, right in zip(two[0]["released"], two[1]["released"]):
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert [not torch.equal(a["codes"], b["codes"]) for a, b in pairwise(expected)] == [True, False, True]
 
 
 @pytest.mark.distributed

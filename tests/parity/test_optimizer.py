@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from soho.training.optimization import build_optimizers, set_learning_rates
-from tests.parity.official import EXACT, arrays, assert_close, part, release_training
+from soho.training.recipe import OptimizerSection
+from tests.parity.official import EXACT, Arrays, arrays, assert_close, part, release_training
 
 
 class Parameters(nn.Module):
@@ -28,6 +29,19 @@ class Parameters(nn.Module):
         return home[self.names[name]]
 
 
+def epsilon_allowance(expected: Arrays, name: str, rate: float, settings: OptimizerSection) -> np.ndarray:
+    """Return how far one step may lie from the release's because of where epsilon is added.
+
+    The release adds it to sqrt(v) before the bias correction, torch after it. Beside a gradient of 1 that is nothing;
+    beside one of 0.001 it shows in the seventh digit.
+    """
+    state = part(expected, f"state/{name}")
+    first, second = (1 - beta ** int(state["step"]) for beta in settings.betas)
+    mean, root = np.abs(state["exp_avg"]) / first, np.sqrt(state["exp_avg_sq"] / second)
+    difference: np.ndarray = rate * mean * settings.eps * (second**-0.5 - 1) / root**2
+    return difference
+
+
 def test_four_steps() -> None:
     stored = arrays("adamwsgd")
     settings = release_training("pretrain")
@@ -39,6 +53,7 @@ def test_four_steps() -> None:
     settings.backbone_optimizer.lr = float(stored["base_lr_sgd"])
     settings.optimizer.lr = float(stored["base_lr_adamw"])
     optimizers = build_optimizers(model, model.backbone, settings)
+    allowed: dict[str, Any] = dict.fromkeys(groups, 0.0)
     for number, scale in enumerate(stored["lr_scale"], start=1):
         expected = part(stored, f"step{number}")
         set_learning_rates(optimizers, float(scale))
@@ -55,7 +70,19 @@ def test_four_steps() -> None:
         compared = {key: value for key, value in expected.items() if not key.startswith("grad/")}
         assert set(compared) == set(ours)
         for key, value in compared.items():
-            assert_close(f"step{number}/{key}", ours[key], value, EXACT)
+            kind, _, name = key.partition("/")
+            if kind == "param" and groups[name] == "adamw":
+                if f"grad/{name}" in expected:
+                    allowed[name] += epsilon_allowance(
+                        expected, name, float(scale) * settings.optimizer.lr, settings.optimizer
+                    )
+                error = np.abs(ours[key].detach().numpy() - value)
+                assert (error <= EXACT * np.abs(value).max() + allowed[name]).all(), (
+                    f"step{number}/{key}: {error.max()}"
+                )
+                assert (allowed[name] <= 1e-5).all()  # it is a correction, not a licence
+            else:
+                assert_close(f"step{number}/{key}", ours[key], value, EXACT)
     kinds = {key.split("/")[0] for key in stored}
     steps = {f"step{number}" for number in range(len(stored["lr_scale"]) + 1)}
     assert kinds == {"group_of", "lr_scale", "base_lr_sgd", "base_lr_adamw", *steps}
