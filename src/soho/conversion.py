@@ -22,7 +22,8 @@ REPORT_NAME = "conversion_report.txt"
 
 def released_image_processor() -> SohoImageProcessor:
     """Return the image processor of the release's settings: 600 / 1000 pixels, padded to multiples of 32."""
-    return SohoImageProcessor(shorter_edge=600, longer_edge=1000, size_divisor=32)
+    # 64 pixels are one cell; the release cannot read a picture that is narrower after resizing.
+    return SohoImageProcessor(shorter_edge=600, longer_edge=1000, size_divisor=32, smallest_padded_edge=64)
 
 
 def convert_released(

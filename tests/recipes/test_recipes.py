@@ -265,7 +265,7 @@ def test_from_a_released_checkpoint(world: Path, scratch: Path) -> None:
     )
     for name, counts in (("pretrain", (4, 4)), ("vqa", (40, 40))):
         settings = recipe(
-            f"released/{name}.yaml", *common, f"output={scratch / name}", *limits("train", *counts), batch=1, steps=1
+            f"released/{name}.yaml", *common, f"output={scratch / name}", *limits("train", *counts), batch=2, steps=1
         )
         folder = assert_trains(settings)
         trained = CLASSES[settings.task].from_pretrained(folder)

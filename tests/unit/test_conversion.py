@@ -121,6 +121,12 @@ def test_the_processor_of_a_converted_folder(released: Path) -> None:
     assert batch["pixel_values"].shape == (2, 3, 1024, 1024)  # each to a multiple of 32, then to the largest
 
 
+def test_a_very_narrow_picture_has_a_cell(released: Path) -> None:
+    pipeline = SohoPipeline.from_pretrained(released / "start")
+    assert pipeline.processor(images=Image.new("RGB", (2000, 24)))["pixel_values"].shape == (1, 3, 64, 1024)
+    assert 0 < pipeline.match(Image.new("RGB", (2000, 24)), "a line")[0].probability < 1
+
+
 def test_the_defect_can_be_kept_and_taken_back(world: Path, released: Path, tmp_path: Path) -> None:
     convert_released(
         released / "pretraining.pth",

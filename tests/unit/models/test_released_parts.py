@@ -180,6 +180,13 @@ def test_fillers_count_for_nothing() -> None:
     assert torch.equal(before, model.trunk.visual_dictionary.codes)
 
 
+def test_a_training_batch_of_one_cell_is_refused() -> None:
+    model = released_model("vqa").train()
+    with pytest.raises(SohoError, match="needs more than one cell"):
+        model(torch.zeros(1, 3, 64, 64), torch.full((1, 6), 7))
+    assert model.eval()(torch.zeros(1, 3, 64, 64), torch.full((1, 6), 7)).logits.isfinite().all()
+
+
 # -- Folders and classes ---------------------------------------------------------------------------------------------
 
 

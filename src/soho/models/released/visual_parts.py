@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from soho.errors import SohoError
 from soho.models.released.configuration_released import SohoReleasedConfig
 from soho.models.visual_encoder import build_backbone
 
@@ -56,12 +57,21 @@ class ReleasedVisualEncoder(nn.Module):
 
         Returns:
             (B or P, C, rows, columns) features of all cells, padding included.
+
+        Raises:
+            SohoError: a training batch has a single cell, so that there is nothing to normalise over.
         """
         with torch.no_grad() if self.frozen else nullcontext():
             maps = self.backbone(pixel_values).feature_maps[-1]  # (B, C', h, w)
         if rows is not None:
             maps = maps[rows]
-        return self.norm(self.projection(F.max_pool2d(maps, 2)))
+        maps = self.projection(F.max_pool2d(maps, 2))
+        if self.norm.training and maps.numel() == maps.shape[1]:
+            raise SohoError(
+                "a training batch of the released wiring needs more than one cell of 64 x 64 pixels for its batch "
+                "norm; take larger pictures or batches"
+            )
+        return self.norm(maps)
 
 
 def sampled_mask(pixel_mask: Tensor, grid: tuple[int, int], width_defect: bool) -> Tensor:
