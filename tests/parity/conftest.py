@@ -17,6 +17,6 @@ def official_threads() -> Iterator[None]:
     One thread instead of two moves the gradient of an early convolution by 4e-5 of its largest magnitude.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(int(manifest()["threads"]))
+    torch.set_num_threads(int(manifest().get("threads", 1)))
     yield
     torch.set_num_threads(before)

@@ -48,13 +48,3 @@ def test_every_array() -> None:
             given = {key: value for key, value in expected.items() if key not in ("features", "upstream_grad")}
             # A margin is the difference of two distances, which are far larger.
             assert_all_close(f"{name}/{step}", ours, given, EXACT, {"margin": VALUES})
-
-
-def test_an_evaluation_of_a_filler_and_a_filler_in_training_change_nothing() -> None:
-    dictionary = ReleasedDictionary(4, 2, 0.4, 1e-5)
-    before = state_of(dictionary, "")
-    dictionary.train()
-    dictionary(torch.ones(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
-    assert all(torch.equal(value, before[key]) for key, value in state_of(dictionary, "").items())
-    dictionary(torch.ones(1, 3, 2), torch.ones(1, 3, dtype=torch.bool))
-    assert int(dictionary.hits.sum()) == 3

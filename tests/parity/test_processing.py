@@ -42,10 +42,13 @@ def released(**settings: Any) -> SohoImageProcessor:
 
 
 def test_sizes_at_several_scales() -> None:
-    table = aux()["multiscale_640x480"]
-    for row in rows_of(table):
-        processor = released(longer_edge=row["long"], shorter_edge=row["short"])
-        assert processor.target_size(640, 480) == (row["w"], row["h"])  # the size is in the table's name
+    tables = {name: table for name, table in aux().items() if name.startswith("multiscale_")}
+    assert tables
+    for name, table in tables.items():
+        width, height = map(int, name.removeprefix("multiscale_").split("x"))
+        for row in rows_of(table):
+            processor = released(longer_edge=row["long"], shorter_edge=row["short"])
+            assert processor.target_size(width, height) == (row["w"], row["h"])
 
 
 def test_normalisation() -> None:
@@ -80,13 +83,15 @@ def test_word_pieces() -> None:
 
 @pytest.mark.parametrize("task", ["pretrain", "vqa"])
 def test_learning_rates(task: str) -> None:
-    """The release counts micro-iterations; our step k stands for those from k times the accumulation on."""
+    """The release counts micro-iterations, a recipe optimizer steps; here both are told in micro-iterations."""
     table = aux()["lr_schedule"]
     settings = release_training(task)
-    share = settings.accumulation
-    for row in (dict(zip(table["columns"], values)) for values in table[task]):
+    schedule = settings.schedule.model_copy()
+    schedule.warmup_steps *= settings.accumulation
+    rows = [dict(zip(table["columns"], values)) for values in table[task]]
+    assert len(rows) > 5
+    for row in rows:
         assert row["epoch"] == row["iter"] // table["iters_per_epoch"]
-        step = row["iter"] / share
-        factor = learning_rate_factor(step, settings.schedule, table["iters_per_epoch"] // share, 10**9)  # type: ignore[arg-type]
+        factor = learning_rate_factor(row["iter"], schedule, table["iters_per_epoch"], total_steps=10**9)
         assert factor * settings.optimizer.lr == pytest.approx(row["lr_adamw"], rel=1e-12), row
         assert factor * settings.backbone_optimizer.lr == pytest.approx(row["lr_sgd"], rel=1e-12), row

@@ -82,6 +82,17 @@ def test_cold_start_of_the_dictionary() -> None:
     assert dictionary.health() == {"codes_used": 2.0, "dead_codes": 1.0, "perplexity": pytest.approx(3 / 2 ** (2 / 3))}
 
 
+def test_fillers_and_evaluation_do_not_move_the_dictionary() -> None:
+    dictionary = ReleasedDictionary(4, 2, 0.4, 1e-5)
+    before = {name: value.clone() for name, value in dictionary.state_dict().items()}
+    features = torch.ones(1, 3, 2)
+    dictionary.train()(features, torch.zeros(1, 3, dtype=torch.bool))
+    dictionary.eval()(features, torch.ones(1, 3, dtype=torch.bool))
+    assert all(torch.equal(value, before[name]) for name, value in dictionary.state_dict().items())
+    dictionary.train()(features, torch.tensor([[True, False, False]]))
+    assert int(dictionary.hits.sum()) == 3  # padding cells of a real picture count, as in the release
+
+
 def test_equally_near_codes_give_the_lowest_index() -> None:
     dictionary = ReleasedDictionary(4, 2, 0.4, 1e-5).eval()
     dictionary.codes.zero_()
