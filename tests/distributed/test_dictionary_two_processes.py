@@ -154,7 +154,12 @@ def main(folder: Path) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[State]]]:
     """What each of two processes saw."""
     folder = tmp_path_factory.mktemp("two")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "1",
+    }
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, __file__, str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180
