@@ -63,6 +63,7 @@ def train(recipe: Recipe) -> TrainedRun:
     task = build_task(recipe)
     data = task.train_loader(processes)
     model, report = task.build_model()
+    model.remember_frozen_features(recipe.training.frozen_feature_megabytes)
     _tell(accelerator, [*report.lines(), *task.notes])
     save_run_info(recipe.output, recipe, accelerator)
     evaluate_model = None

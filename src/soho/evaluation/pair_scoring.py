@@ -243,6 +243,10 @@ class _Engine:
         """Score (b, L, C) texts with (a, N, C) images; returns (a, b) float32."""
         a, b = len(visual), len(text)
         text, text_mask, visual, visual_mask = (x.to(self.device) for x in (text, text_mask, visual, visual_mask))
+        score_grid = getattr(self.scorer, "score_grid", None)
+        if score_grid is not None:
+            grid: Tensor = score_grid(text, text_mask, visual, visual_mask)
+            return grid.float().cpu().numpy()
         scores = self.scorer.score_pairs(
             text.expand(a, *text.shape).flatten(0, 1),
             text_mask.expand(a, *text_mask.shape).flatten(0, 1),

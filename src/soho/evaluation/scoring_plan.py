@@ -19,7 +19,8 @@ IMAGES_PER_BLOCK = 8
 class PairScorer(Protocol):
     """What the engine asks of a model.
 
-    A scorer may also offer `pair_flops(text_tokens, visual_tokens) -> float`, the work of one pair, for the plan.
+    A scorer may also offer `pair_flops(text_tokens, visual_tokens) -> float`, the work of one pair, for the plan, and
+    `score_grid`, which maps (b, L, C), (b, L), (a, N, C), (a, N) to (a, b) scores and is then used for `score_pairs`.
     Tokens that the mask leaves out are dropped, so a score must not depend on them.
     """
 

@@ -75,6 +75,13 @@ class SohoConfig(PretrainedConfig):
         mvm_weight: weight of the MVM loss.
         itm_weight: weight of the ITM loss.
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
+        itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion) or "fusion"
+            (both after the Transformer has read each alone; slower, stronger).
+        match_adds_contrast: retrieval: the match score is the contrastive similarity plus what fusion finds; False =
+            fusion alone, as in the paper.
+        match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
+            fusion beside the aligned pair, drawn from the batch by contrastive similarity; 0 = all pairs of the
+            batch, as in section 4.2.1.
         answer_head_width: hidden width of the answer head as a multiple of `hidden_size`.
         answer_head_dropout: dropout inside the answer head.
         answers: the answer vocabulary of a question-answering model, in index order.
@@ -120,6 +127,9 @@ class SohoConfig(PretrainedConfig):
         mvm_weight: float = 1.0,
         itm_weight: float = 1.0,
         itc_weight: float = 0.0,
+        itc_pooling: str = "embeddings",
+        match_adds_contrast: bool = False,
+        match_hard_negatives: int = 0,
         answer_head_width: int = 2,
         answer_head_dropout: float = 0.1,
         answers: list[str] | None = None,
@@ -153,6 +163,9 @@ class SohoConfig(PretrainedConfig):
         self.mvm_weight = mvm_weight
         self.itm_weight = itm_weight
         self.itc_weight = itc_weight
+        self.itc_pooling = itc_pooling
+        self.match_adds_contrast = match_adds_contrast
+        self.match_hard_negatives = match_hard_negatives
         self.answer_head_width = answer_head_width
         self.answer_head_dropout = answer_head_dropout
         self.answers = list(answers or [])
@@ -220,6 +233,14 @@ class SohoConfig(PretrainedConfig):
                 "sine and a cosine for each of two axes"
             )
         _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
+        _one_of("itc_pooling", self.itc_pooling, ("embeddings", "fusion"))
+        if not isinstance(self.match_hard_negatives, int) or self.match_hard_negatives < 0:
+            raise SohoError(f"match_hard_negatives={self.match_hard_negatives!r} must be a whole number, 0 or more")
+        for name in ("match_hard_negatives", "match_adds_contrast"):
+            if getattr(self, name) and self.itc_weight <= 0:
+                raise SohoError(
+                    f"{name}={getattr(self, name)} needs itc_weight above 0: it uses the contrastive similarity"
+                )
         _one_of("visual_input", self.visual_input, ("dictionary", "features"))
         if self.visual_input == "dictionary" and not self.use_dictionary:
             self.visual_input = "features"

@@ -17,7 +17,7 @@ from soho.models.losses import SumAndCount
 
 
 class ContrastHead(nn.Module):
-    """Maps pooled visual features and pooled word embeddings to one sphere."""
+    """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states."""
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__()
@@ -34,14 +34,52 @@ class ContrastHead(nn.Module):
         """Return scaled cosine similarities (B, T).
 
         Args:
-            features: (B, N, C) visual features before the dictionary.
+            features: (B, N, C) visual states.
             mask: (B, N) bool.
-            text: (T, L, C) embedded texts.
+            text: (T, L, C) text states.
             text_mask: (T, L) 1 at tokens.
         """
-        images = F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
-        texts = F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
-        return self.log_scale.exp().clamp(max=100.0) * images @ texts.t()
+        return self.scaled(self.image_vectors(features, mask), self.text_vectors(text, text_mask))
+
+    def scaled(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return scaled similarities (B, T) of unit vectors (B, C) and (T, C)."""
+        return self.scale() * images @ texts.t()
+
+    def scale(self) -> Tensor:
+        """Return the inverse temperature ()."""
+        return self.log_scale.exp().clamp(max=100.0)
+
+    def image_vectors(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors (B, C) of visual states (B, N, C)."""
+        return F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
+
+    def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return unit vectors (T, C) of text states (T, L, C)."""
+        return F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
+
+
+class ContrastShare(nn.Module):
+    """Adds the contrastive similarity to the log-odds of a match, so that fusion learns only what it leaves open.
+
+    The similarity comes without gradient: its own loss trains it. It is measured from a learned point, where it says
+    nothing for or against a match.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(()))
+        self.neutral = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with the similarity as it is, neutral at 5: about a third of the usual range."""
+        nn.init.ones_(self.weight)
+        nn.init.constant_(self.neutral, 5.0)
+
+    def forward(self, logits: Tensor, similarities: Tensor) -> Tensor:
+        """Return logits (P, 2) with the similarities (P,) added to class 1."""
+        extra = self.weight * (similarities.detach().float() - self.neutral)
+        return torch.stack((logits[:, 0], logits[:, 1] + extra), dim=1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

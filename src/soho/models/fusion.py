@@ -64,24 +64,63 @@ class FusionLayer(GradientCheckpointingLayer):
             (P, S, C), or (P, 1, C) with `cls_only`; and (P, heads, S or 1, S) weights or None.
         """
         rows = hidden[:, :1] if cls_only else hidden
-        query, key, value = (
-            self._split(self.query(rows)),
-            self._split(self.key(hidden)),
-            self._split(self.value(hidden)),
-        )
-        keys = mask[:, None, None, :]
+        query, key, value = self.query(rows), self.key(hidden), self.value(hidden)
+        return self.read(rows, query, key, value, mask, output_attentions)
+
+    def read(
+        self, rows: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run everything behind the projections.
+
+        Args:
+            rows: (P, Q, C) the states that are updated.
+            query: (P, Q, C) projections of `rows`.
+            key: (P, S, C) projections of all states.
+            value: (P, S, C) likewise.
+            mask: (P, S) bool.
+            output_attentions: also return the attention weights.
+
+        Returns:
+            (P, Q, C), and (P, heads, Q, S) weights or None.
+        """
+        query, key, value = self._split(query), self._split(key), self._split(value)
+        dropout = self.attention_dropout if self.training else 0.0
         weights: Tensor | None = None
-        if output_attentions:
-            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            weights = scores.masked_fill(~keys, torch.finfo(scores.dtype).min).softmax(-1)
-            mixed = F.dropout(weights, self.attention_dropout, self.training) @ value
+        if output_attentions or rows.device.type == "cpu":
+            mixed, weights = plain_attention(query, key, value, mask, dropout)
         else:
-            dropout = self.attention_dropout if self.training else 0.0
+            keys = mask[:, None, None, :]
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
         mixed = mixed.transpose(1, 2).flatten(2)
         hidden = self.attention_norm(rows + self.dropout(self.attention_output(mixed)))
         inner = self.output(F.gelu(self.intermediate(hidden)))
-        return self.output_norm(hidden + self.dropout(inner)), weights
+        return self.output_norm(hidden + self.dropout(inner)), weights if output_attentions else None
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """Attend with two batched matrix products.
+
+    torch's fused attention is slow on CPUs where gradients flow through it (docs/performance.md: 2 to 6 times as slow
+    at the lengths of this model).
+
+    Args:
+        query: (P, heads, Q, D).
+        key: (P, heads, S, D).
+        value: (P, heads, S, D).
+        mask: (P, S) bool, True at positions that may be attended to; at least one in every row.
+        dropout: on the attention weights.
+
+    Returns:
+        (P, heads, Q, D) and the weights (P, heads, Q, S) before dropout.
+    """
+    pairs, heads = query.shape[:2]
+    # Far below any real score; its exponential is zero in every precision.
+    bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, -1e4)
+    bias = bias.repeat_interleave(heads, dim=0).unsqueeze(1)  # (P * heads, 1, S)
+    query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(-1)
+    mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, value)
+    return mixed.unflatten(0, (pairs, heads)), weights.unflatten(0, (pairs, heads))
 
 
 class FusionTransformer(nn.Module):

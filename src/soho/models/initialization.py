@@ -26,7 +26,15 @@ from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.models.visual_encoder import call_factory
 
 # Module names that belong to one task only: they may be missing from, or left over in, a folder of another task.
-TASK_HEADS = ("mlm_head", "mvm_head", "mask_vector", "match_head", "answer_head", "contrast_head")
+TASK_HEADS = (
+    "mlm_head",
+    "mvm_head",
+    "mask_vector",
+    "match_head",
+    "answer_head",
+    "contrast_head",
+    "match_contrast",
+)
 
 BERT_LAYER = {
     "attention.self.query": "query",
@@ -322,7 +330,8 @@ def new_model(
         report.initialised["text embedding and fusion layers"] = "no BERT was named"
     else:
         _merge(report, load_text(model, text))
-    if backbone is not None or (config.backbone_factory and pretrained_factory):
+    learned = getattr(model.visual_backbone(), "pretrained_weights_exist", True)
+    if backbone is not None or (config.backbone_factory and pretrained_factory and learned):
         _merge(report, load_backbone(model, backbone))
     else:
         report.initialised["visual backbone"] = "no pre-trained CNN was named"

@@ -168,7 +168,13 @@ class SohoForPreTraining(SohoPreTrainedModel):
             pairs = torch.arange(len(itm_labels), device=itm_labels.device)[itm_labels == 1]
             own_text = pairs if texts is None else texts[pairs]
             own_image = pairs if rows is None else rows[pairs]
-            similarities = self.contrast_head(image.features, image.mask, text[own_text], text_mask[own_text])
+            placed = self.soho.place(image.features, image.position)  # what the dictionary has not touched
+            similarities = self.contrast_head(
+                self.soho.contrastive_states(placed, image.mask),
+                image.mask,
+                self.soho.contrastive_states(text[own_text], text_mask[own_text]),
+                text_mask[own_text],
+            )
             same_photo = None if photos is None else photos.unsqueeze(1) == photos[own_image].unsqueeze(0)
             parts["itc"] = contrastive_loss(similarities, own_image, same_photo)
             metrics["itc_accuracy"] = accuracy(similarities.t(), own_image)

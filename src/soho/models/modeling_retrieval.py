@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
-from soho.models.contrast import ContrastHead, contrastive_loss
-from soho.models.losses import IGNORE, accuracy, classification_loss
-from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows
-from soho.models.outputs import SohoTaskOutput, with_loss
+from soho.models.contrast import ContrastHead, ContrastShare, contrastive_loss
+from soho.models.hard_negatives import hard_pair_count, hard_pairs, pair_table
+from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows, take
+from soho.models.outputs import Metrics, SohoTaskOutput, with_loss
 
 
 class SohoForImageTextRetrieval(SohoPreTrainedModel):
@@ -23,13 +25,18 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         self.soho = build_trunk(config)
         self.match_head = self.soho.new_match_head()
         self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
+        self.match_contrast = ContrastShare() if config.match_adds_contrast else None
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Count the labelled pairs of a micro-batch, and the aligned ones where the contrastive loss is on."""
-        counts = {"match": (batch["labels"] != IGNORE).sum().float()}
+        labels = batch["labels"]
+        counts = {"match": (labels != IGNORE).sum().float()}
         if self.contrast_head is not None:
-            counts["itc"] = (batch["labels"] == 1).sum().float()
+            counts["itc"] = (labels == 1).sum().float()
+        if self.config.match_hard_negatives:
+            table = _table(labels, batch)
+            counts["match"] = hard_pair_count(table, self.config.match_hard_negatives)
         return counts
 
     def forward(
@@ -58,37 +65,70 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
             **kwargs: `output_attentions`, `output_hidden_states`.
 
         Returns:
-            `logits` (P, 2), class 1 = match.
+            `logits` (P, 2), class 1 = match; with `config.match_hard_negatives` and labels, of the chosen pairs.
         """
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        result = self.soho(
-            pixel_values,
-            input_ids,
-            pixel_mask,
-            text_mask,
-            pair_image_index,
-            pair_text_index,
+        image = self.soho.encode_image(pixel_values, pixel_mask)
+        text = self.soho.encode_text(input_ids)
+        rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
+        visual = self.soho.place(image.tokens, image.position)
+        parts: dict[str, SumAndCount] = {}
+        metrics: Metrics = {}
+        similarities: Tensor | None = None
+        if self.contrast_head is not None and (labels is not None or self.match_contrast is not None):
+            similarities = self.contrast_head.scaled(
+                self.image_vectors(visual, image.mask), self.text_vectors(text, text_mask)
+            )  # (B, T)
+        if labels is not None and similarities is not None:
+            table = _table(labels, {"pixel_values": pixel_values, "input_ids": input_ids}, rows, texts)
+            own_image, own_text = (table == 1).nonzero(as_tuple=True)
+            ours = similarities[:, own_text]
+            parts["itc"] = contrastive_loss(ours, own_image, table[:, own_text] == IGNORE)
+            metrics["itc_accuracy"] = accuracy(ours.t(), own_image)
+            if self.config.match_hard_negatives:
+                rows, texts, labels = hard_pairs(
+                    table, similarities, self.config.match_hard_negatives, draw=self.training
+                )
+        hidden, states, attentions = self.soho.fuse(
+            take(text, texts),
+            take(text_mask, texts),
+            take(visual, rows),
+            take(image.mask, rows),
             cls_only=True,
-            **kwargs,
+            **{name: bool(kwargs.get(name)) for name in ("output_attentions", "output_hidden_states")},
         )
-        logits = self.match_head(result.last_hidden_state[:, 0]).float()
-        output = SohoTaskOutput(logits=logits, hidden_states=result.hidden_states, attentions=result.attentions)
+        logits = self.match_head(hidden[:, 0]).float()
+        if self.match_contrast is not None and similarities is not None:
+            pairs = torch.arange(len(logits), device=logits.device)
+            rows, texts = (pairs if index is None else index for index in (rows, texts))
+            logits = self.match_contrast(logits, similarities[rows, texts])
+        output = SohoTaskOutput(logits=logits, hidden_states=states, attentions=attentions)
         if labels is None:
             return output
-        parts = {"match": classification_loss(logits, labels)}
-        metrics = {"accuracy": accuracy(logits, labels)}
-        if self.contrast_head is not None:
-            rows, texts = pair_rows(len(pixel_values), len(input_ids), pair_image_index, pair_text_index)
-            pairs = torch.arange(len(labels), device=labels.device)
-            rows, texts = (pairs if index is None else index for index in (rows, texts))
-            aligned = labels == 1
-            text = self.soho.encode_text(input_ids[texts[aligned]])
-            similarities = self.contrast_head(
-                result.visual_features, result.visual_mask, text, text_mask[texts[aligned]]
-            )
-            parts["itc"] = contrastive_loss(similarities, rows[aligned], _ignored_pairs(labels, rows, texts, aligned))
-            metrics["itc_accuracy"] = accuracy(similarities.t(), rows[aligned])
+        parts["match"] = classification_loss(logits, labels)
+        metrics["accuracy"] = accuracy(logits, labels)
         return with_loss(output, parts, metrics, loss_denominators, {"itc": self.config.itc_weight})
+
+    def image_vectors(self, visual: Tensor, visual_mask: Tensor) -> Tensor:
+        """Return the contrastive unit vectors (B, C) of placed visual tokens (B, N, C).
+
+        Raises:
+            SohoError: the model was trained without the contrastive objective.
+        """
+        return self._contrast().image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
+
+    def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the contrastive unit vectors (T, C) of embedded texts (T, L, C).
+
+        Raises:
+            SohoError: the model was trained without the contrastive objective.
+        """
+        return self._contrast().text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
+
+    def _contrast(self) -> ContrastHead:
+        if self.contrast_head is None:
+            raise SohoError("this model has no contrastive head; train it with model.config.itc_weight above 0")
+        return self.contrast_head
 
     def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return placed visual tokens (B, N, C) and their mask (B, N): the picture's part of a pair."""
@@ -103,6 +143,9 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         """Return the log-odds (P,) that each text (P, L, C) matches its picture (P, N, C)."""
         hidden, _, _ = self.soho.fuse(text, text_mask, visual, visual_mask, cls_only=True)
         logits = self.match_head(hidden[:, 0]).float()
+        if self.match_contrast is not None:
+            vectors = self.image_vectors(visual, visual_mask), self.text_vectors(text, text_mask)
+            logits = self.match_contrast(logits, self._contrast().scale() * (vectors[0] * vectors[1]).sum(-1))
         return logits[:, 1] - logits[:, 0]
 
     def pair_flops(self, text_tokens: int, visual_tokens: int) -> float:
@@ -113,8 +156,11 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         return float((self.config.num_hidden_layers - 1) * layer + last)
 
 
-def _ignored_pairs(labels: Tensor, rows: Tensor, texts: Tensor, aligned: Tensor) -> Tensor:
-    """Return (B, T) bool over pictures and the texts of aligned pairs: True where the batch ignores the pair."""
-    table = torch.zeros(int(rows.max()) + 1, int(texts.max()) + 1, dtype=torch.bool, device=labels.device)
-    table[rows, texts] = labels == IGNORE
-    return table[:, texts[aligned]]
+def _table(
+    labels: Tensor, batch: Mapping[str, Tensor], rows: Tensor | None = None, texts: Tensor | None = None
+) -> Tensor:
+    """Return the labels of a batch's pairs as a table (B, T)."""
+    pairs = torch.arange(len(labels), device=labels.device)
+    rows = batch.get("pair_image_index", pairs) if rows is None else rows
+    texts = batch.get("pair_text_index", pairs) if texts is None else texts
+    return pair_table(labels, rows, texts, len(batch["pixel_values"]), len(batch["input_ids"]), IGNORE)

@@ -20,12 +20,12 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, wiring_of
-from soho.models.contrast import ContrastHead
+from soho.models.contrast import ContrastHead, ContrastShare
 from soho.models.fusion import FusionTransformer, TextEmbedding
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
 from soho.models.visual_dictionary import VisualDictionary
-from soho.models.visual_encoder import FACTORY_ALLOWED, VisualEncoder
+from soho.models.visual_encoder import FACTORY_ALLOWED, FeatureMemory, VisualEncoder
 
 
 class ImageEncoding(NamedTuple):
@@ -102,7 +102,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, VisualDictionary | ContrastHead):
+        elif isinstance(module, VisualDictionary | ContrastHead | ContrastShare):
             module.reset_parameters()
 
     @property
@@ -117,6 +117,14 @@ class SohoPreTrainedModel(PreTrainedModel):
     def freeze_visual_backbone(self, frozen: bool) -> None:
         """Freeze or thaw the CNN and its batch-norm statistics (section 3.2)."""
         self.trunk.visual_encoder.freeze(frozen)
+
+    def remember_frozen_features(self, megabytes: int) -> None:
+        """Let a frozen CNN see every picture only once: its feature maps are kept, up to this much memory.
+
+        Numbers may differ in the last bits, because a picture is computed among other batch mates than it would be
+        without the memory. 0 = keep nothing.
+        """
+        self.trunk.visual_encoder.memory = FeatureMemory(megabytes) if megabytes else None
 
     def after_optimizer_step(self) -> None:
         """Move the visual dictionary (Eq. 4); collective over processes. Call once per optimizer step."""
@@ -175,7 +183,7 @@ class SohoModel(SohoPreTrainedModel):
                 config.dictionary_dead_after,
             )
 
-    def new_match_head(self) -> nn.Module:
+    def new_match_head(self) -> nn.Linear:
         """Make the head that maps [CLS] (P, C) to no match / match (P, 2)."""
         return nn.Linear(self.config.hidden_size, 2)
 
@@ -254,6 +262,18 @@ class SohoModel(SohoPreTrainedModel):
         sequence = torch.cat((text, visual.to(text.dtype)), dim=1)
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
         return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
+
+    def contrastive_states(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the states of one side that the optional contrastive head averages (`config.itc_pooling`).
+
+        Args:
+            tokens: (B, S, C) what fusion reads of a picture (see `place`) or of a text (see `encode_text`).
+            mask: (B, S) bool or 0/1.
+
+        Returns:
+            (B, S, C): the tokens themselves, or what the Transformer makes of them without the other side.
+        """
+        return self.fusion(tokens, mask.bool())[0] if self.config.itc_pooling == "fusion" else tokens
 
     def forward(
         self,

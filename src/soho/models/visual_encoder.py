@@ -7,7 +7,9 @@ called as `factory(pretrained=bool, **backbone_factory_args)` and returns an `nn
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -103,10 +105,13 @@ class VisualEncoder(nn.Module):
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
         self.layer_norm = config.visual_feature_norm == "layer"
         self.frozen = False
+        self.memory: FeatureMemory | None = None
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or thaw the CNN: no gradient reaches it and its batch-norm statistics stay (section 3.2)."""
         self.frozen = frozen
+        if self.memory is not None and not frozen:
+            self.memory = FeatureMemory(0)  # what it knows will soon be wrong, and must not come back
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VisualEncoder:
@@ -115,6 +120,10 @@ class VisualEncoder(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
+
+    def _backbone_maps(self, pixel_values: Tensor) -> Tensor:
+        output = self.backbone(pixel_values)
+        return output if isinstance(output, Tensor) else output.feature_maps[-1]  # (B, C', h, w)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> VisualFeatures:
         """Encode whole pictures.
@@ -127,8 +136,10 @@ class VisualEncoder(nn.Module):
             (B, N, C) features with their mask and grid; see `VisualFeatures`.
         """
         with torch.no_grad() if self.frozen else nullcontext():
-            output = self.backbone(pixel_values)
-        maps = output if isinstance(output, Tensor) else output.feature_maps[-1]  # (B, C', h, w)
+            if self.memory is not None and self.frozen:
+                maps = self.memory.recall(pixel_values, self._backbone_maps)
+            else:
+                maps = self._backbone_maps(pixel_values)
         maps = self.projection(maps)  # (B, C, h, w)
         # A cell of the CNN's grid is valid where it covers any pixel of the picture. Padding cells are kept out of
         # the pooling, so that the result is that of pooling the picture alone.
@@ -143,3 +154,34 @@ class VisualEncoder(nn.Module):
             # Without learned scale: features keep the length of the N(0, 1) codes they are compared with.
             features = F.layer_norm(features, features.shape[-1:])
         return VisualFeatures(features * mask.unsqueeze(-1), mask, grid)
+
+
+class FeatureMemory:
+    """Feature maps that a frozen CNN has computed, so that it sees every picture only once.
+
+    A picture is known by the digest of its pixels, so nothing has to be said about identity, and another size or
+    another normalisation is another picture. Once the memory is full, new pictures are computed each time.
+
+    Args:
+        megabytes: bound of what is kept.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self.left = megabytes * 2**20
+        self._maps: dict[bytes, Tensor] = {}
+
+    def recall(self, pixel_values: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the (B, C', h, w) maps of (B, 3, H, W) pictures, computing those that are not known."""
+        rows = pixel_values.detach().cpu().contiguous().numpy()
+        keys = [hashlib.blake2b(row.tobytes() + str(row.shape).encode(), digest_size=16).digest() for row in rows]
+        unknown = [place for place, key in enumerate(keys) if key not in self._maps]
+        fresh: dict[int, Tensor] = {}
+        if unknown:
+            maps = compute(pixel_values[unknown] if len(unknown) < len(keys) else pixel_values)
+            fresh = dict(zip(unknown, maps))
+            for place, one in fresh.items():
+                size = one.numel() * one.element_size()
+                if size <= self.left and keys[place] not in self._maps:
+                    self.left -= size
+                    self._maps[keys[place]] = one.detach().clone()
+        return torch.stack([fresh[place] if place in fresh else self._maps[key] for place, key in enumerate(keys)])

@@ -127,7 +127,7 @@ class SohoImageProcessor(BaseImageProcessor):
         values = np.zeros((len(pictures), 3, height, width), dtype=np.float32)
         mask = np.zeros((len(pictures), height, width), dtype=bool)
         for row, picture in enumerate(pictures):
-            self._write(picture, values[row], mask[row])
+            self._write(np.asarray(self.resized(picture, (width, height))), values[row], mask[row])
         return BatchFeature({"pixel_values": values, "pixel_mask": mask}, tensor_type=return_tensors)
 
     preprocess = __call__
@@ -142,20 +142,31 @@ class SohoImageProcessor(BaseImageProcessor):
             )
         return max(width for width, _ in padded), max(height for _, height in padded)
 
-    def _write(self, picture: Image.Image, values: np.ndarray, mask: np.ndarray) -> None:
-        """Put a picture into the upper left corner of `values` (3, H, W) and `mask` (H, W)."""
+    def resized(self, picture: Image.Image, canvas: Size) -> Image.Image:
+        """Return the picture in the size in which the model reads it, made smaller where `canvas` has no room."""
         width, height = self.target_size(*picture.size)
-        room_height, room_width = mask.shape
-        if width > room_width or height > room_height:
-            width, height = _scaled(width, height, min(room_width / width, room_height / height))
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling(self.resample))
+        if width > canvas[0] or height > canvas[1]:
+            width, height = _scaled(width, height, min(canvas[0] / width, canvas[1] / height))
+        if picture.size == (width, height):
+            return picture
+        return picture.resize((width, height), Image.Resampling(self.resample))
+
+    def normalised(self, picture: np.ndarray, canvas: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Return (3, H, W) float32 values and the (H, W) bool mask of a `resized` (h, w, 3) picture on a canvas."""
+        values = np.zeros((3, canvas[1], canvas[0]), dtype=np.float32)
+        mask = np.zeros((canvas[1], canvas[0]), dtype=bool)
+        self._write(picture, values, mask)
+        return values, mask
+
+    def _write(self, picture: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
+        """Put a (h, w, 3) picture into the upper left corner of `values` (3, H, W) and `mask` (H, W)."""
+        height, width = picture.shape[:2]
         std = np.asarray(self.image_std, dtype=np.float64)
         # (x / 255 - mean) / std as one multiplication and one addition, written where it belongs.
         factor = (1.0 / (255.0 * std)).astype(np.float32)[:, None, None]
         offset = (-np.asarray(self.image_mean, dtype=np.float64) / std).astype(np.float32)[:, None, None]
         corner = values[:, :height, :width]
-        np.multiply(np.asarray(picture).transpose(2, 0, 1), factor, out=corner)
+        np.multiply(picture.transpose(2, 0, 1), factor, out=corner)
         corner += offset
         mask[:height, :width] = True
 

@@ -28,6 +28,7 @@ from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.processing.image_processing_soho import start_image_processor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
+from soho.tasks.batches import PixelReader
 from soho.training.recipe import Recipe
 
 # What a SOHO folder brings; named beside `model.start` these keys would silently do nothing.
@@ -66,6 +67,7 @@ class Task(ABC):
         visual_input: what the Transformer reads unless the recipe says otherwise (section 4.2).
         recipe: the settings.
         processor: turns pictures and texts into tensors.
+        pixels: reads pictures for all splits.
     """
 
     name: ClassVar[str]
@@ -78,6 +80,7 @@ class Task(ABC):
         self.notes: list[str] = []
         self._check_text_length()
         self.processor = self._build_processor()
+        self.pixels = PixelReader(self.processor.image_processor, recipe.data.cache_megabytes)
 
     # What a new task has to say -----------------------------------------------------------------------------------
 

@@ -19,14 +19,40 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Pixels = tuple[Tensor, Tensor]
 
 
-def read_pixels(processor: SohoImageProcessor, image: ImageRef, size: tuple[int, int]) -> Pixels:
-    """Decode one picture; returns (3, H, W) float32 and its (H, W) bool mask, padded by its own shape alone.
+class PixelReader:
+    """Reads pictures as the model takes them, and keeps as many of them as its memory holds.
 
-    The shape is that of the declared `size` (width, height), by which its batch was formed; a picture that turns out
-    to be of another size is fitted into it.
+    Decoding a JPEG and resizing it costs more than a small model's forward pass. A picture is kept as it is after
+    resizing, 3 bytes a pixel, so a later epoch only normalises it. Every data worker keeps its own.
+
+    Args:
+        processor: resizes, normalises and pads.
+        megabytes: bound of what is kept, 0 = nothing.
     """
-    encoded = processor(images=decode(image), return_tensors="pt", canvas=processor.padded_size(*size))
-    return encoded["pixel_values"][0], encoded["pixel_mask"][0]
+
+    def __init__(self, processor: SohoImageProcessor, megabytes: int = 0) -> None:
+        self.processor = processor
+        self.left = megabytes * 2**20
+        self._kept: dict[tuple[ImageRef, tuple[int, int]], np.ndarray] = {}
+
+    def __call__(self, image: ImageRef, size: tuple[int, int]) -> Pixels:
+        """Return (3, H, W) float32 pixels and their (H, W) bool mask, padded by the picture's own shape alone.
+
+        The shape is that of the declared `size` (width, height), by which its batch was formed; a picture that turns
+        out to be of another size is fitted into it.
+
+        Raises:
+            ImageDecodeError: the picture cannot be read.
+        """
+        canvas = self.processor.padded_size(*size)
+        picture = self._kept.get((image, canvas))
+        if picture is None:
+            picture = np.asarray(self.processor.resized(decode(image), canvas))
+            if picture.nbytes <= self.left:
+                self.left -= picture.nbytes
+                self._kept[image, canvas] = picture
+        values, mask = self.processor.normalised(picture, canvas)
+        return torch.from_numpy(values), torch.from_numpy(mask)
 
 
 def blank_pixels(processor: SohoImageProcessor, size: tuple[int, int], *, visible: bool = False) -> Pixels:

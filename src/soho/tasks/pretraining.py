@@ -22,7 +22,7 @@ from soho.processing.pairing import CaptionIndex, draw_negatives, epoch_groups
 from soho.processing.text_masking import mask_tokens
 from soho.randomness import keyed_generator
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from soho.tasks.batches import blank_pixels, inference, pad_texts, stack_pixels
 
 # The epoch whose draws validation uses, so that two validations of one model agree.
 VALIDATION_EPOCH = -1
@@ -98,6 +98,7 @@ class PairSampler:
         self.examples = examples
         self.index = CaptionIndex(examples, data.captions_per_image_per_epoch)
         self.processor = task.processor
+        self.pixels = task.pixels
         self.seed = task.recipe.seed
         self.positives, self.negatives = data.positives_per_image, data.negatives_per_image
         self.probability = data.mask_probability
@@ -132,7 +133,7 @@ class PairSampler:
         if key.filler:
             pixels, mask = blank_pixels(self.processor.image_processor, item.size)
         else:
-            pixels, mask = read_pixels(self.processor.image_processor, example.image, item.size)
+            pixels, mask = self.pixels(example.image, item.size)
         if key.filler:
             match, labels = [IGNORE] * len(match), [np.full_like(label, IGNORE) for label in labels]
         return {

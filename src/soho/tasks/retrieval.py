@@ -20,8 +20,9 @@ from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_al
 from soho.models.losses import IGNORE
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.models.pair_scorer import GridScorer
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, read_pixels, stack_pixels
+from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, stack_pixels
 from soho.training.recipe import Recipe
 
 
@@ -60,7 +61,7 @@ class RetrievalTask(Task):
         if key.filler:
             pixels, mask = blank_pixels(processor.image_processor, item.size)
         else:
-            pixels, mask = read_pixels(processor.image_processor, item.example.image, item.size)
+            pixels, mask = self.pixels(item.example.image, item.size)
         return {
             "pixel_values": pixels,
             "pixel_mask": mask,
@@ -103,7 +104,7 @@ class RetrievalTask(Task):
         training = model.training
         model.eval()
         scores = score_all_pairs(
-            model,
+            GridScorer(model, torch.bfloat16 if settings.precision == "bf16" else torch.float32),
             _image_batches(loader),
             ids,
             attention,
@@ -164,9 +165,7 @@ class RetrievalTask(Task):
     def _image_sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
         reading = not key.filler
         processor = self.processor.image_processor
-        pixels, mask = (
-            read_pixels(processor, item.example.image, item.size) if reading else blank_pixels(processor, item.size)
-        )
+        pixels, mask = self.pixels(item.example.image, item.size) if reading else blank_pixels(processor, item.size)
         return {"pixel_values": pixels, "pixel_mask": mask, "row": item.part}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from soho.data.dataset import EpochLoader, SampleKey
-from soho.data.schema import VisualQuestion
+from soho.data.schema import ImageRef, VisualQuestion
 from soho.data.sources import load_questions
 from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
@@ -23,8 +24,11 @@ from soho.models.losses import IGNORE
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from soho.tasks.batches import blank_pixels, inference, pad_texts, stack_pixels
 from soho.training.recipe import Recipe
+
+# Questions about one picture that are answered together in evaluation.
+QUESTIONS_AT_ONCE = 16
 
 
 class VqaTask(Task):
@@ -82,8 +86,9 @@ class VqaTask(Task):
             self.notes.append(f"{dropped} training questions have no answer of the vocabulary and are left out")
         if not kept:
             raise SohoError("no training question has an answer of the vocabulary; check data.answers")
+        groups = group_by_picture(enumerate(kept), self.recipe.data.questions_per_image)
+        items = [Item(group) for group in groups]
         sampler = QuestionSampler(self, vocabulary)
-        items = [Item(example) for example in kept]
         batch_size = self.recipe.training.batch_size
         return self.loader(items, sampler, collate_questions, processes, batch_size=batch_size, shuffle=True)
 
@@ -92,7 +97,7 @@ class VqaTask(Task):
     ) -> dict[int, list[tuple[str, float]]]:
         """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
         answers = model.config.answers
-        items = [Item(example, row) for row, example in enumerate(self.examples(split))]
+        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), QUESTIONS_AT_ONCE)]
         sampler = QuestionSampler(self, {})
         loader = self.loader(
             items,
@@ -140,43 +145,93 @@ class VqaTask(Task):
         return counts.most_common(1)[0][0] if counts else "yes"
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionGroup:
+    """Questions about one picture, which goes through the CNN once for all of them.
+
+    Attributes:
+        questions: the records.
+        rows: their numbers in the split.
+    """
+
+    questions: tuple[VisualQuestion, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def image(self) -> ImageRef:
+        """The picture."""
+        return self.questions[0].image
+
+    @property
+    def width(self) -> int:
+        """Pixels, 0 where the annotation does not tell."""
+        return self.questions[0].width
+
+    @property
+    def height(self) -> int:
+        """Pixels, 0 where the annotation does not tell."""
+        return self.questions[0].height
+
+
+def group_by_picture(questions: Iterable[tuple[int, VisualQuestion]], most: int) -> list[QuestionGroup]:
+    """Put up to `most` questions about a picture together; every question stands in exactly one group.
+
+    Args:
+        questions: (row, record) pairs.
+        most: questions in a group; 1 leaves every question alone.
+    """
+    of_picture: dict[ImageRef, list[tuple[int, VisualQuestion]]] = {}
+    for row, question in questions:
+        of_picture.setdefault(question.image, []).append((row, question))
+    groups = []
+    for members in of_picture.values():
+        for start in range(0, len(members), most):
+            rows, records = zip(*members[start : start + most])
+            groups.append(QuestionGroup(records, rows))
+    return groups
+
+
 class QuestionSampler:
-    """Turns a question into pixels, token ids and soft answer scores."""
+    """Turns a group of questions into pixels, token ids and soft answer scores."""
 
     def __init__(self, task: VqaTask, vocabulary: dict[str, int]) -> None:
         self.processor = task.processor
+        self.pixels = task.pixels
         self.vocabulary = vocabulary
         self.blind = task.recipe.data.image_blind
 
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
-        example: VisualQuestion = item.example
+        group: QuestionGroup = item.example
         if key.filler or self.blind:
             pixels, mask = blank_pixels(self.processor.image_processor, item.size, visible=not key.filler)
         else:
-            pixels, mask = read_pixels(self.processor.image_processor, example.image, item.size)
+            pixels, mask = self.pixels(group.image, item.size)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
-            "ids": self.processor.encode(example.question),
-            "row": IGNORE if key.filler else item.part,
+            "ids": [self.processor.encode(question.question) for question in group.questions],
+            "rows": [IGNORE if key.filler else row for row in group.rows],
         }
         if self.vocabulary:
-            labels = torch.full((len(self.vocabulary),), float(IGNORE) if key.filler else 0.0)
+            labels = torch.full((len(group.questions), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
             if not key.filler:
-                for number, value in soft_scores(example.answers, self.vocabulary).items():
-                    labels[number] = value
+                for place, question in enumerate(group.questions):
+                    for number, value in soft_scores(question.answers, self.vocabulary).items():
+                        labels[place, number] = value
             sample["labels"] = labels
         return sample
 
 
 def collate_questions(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Join questions into a batch; `labels` (B, A) where the samples carry them."""
+    """Join groups into a batch of B pictures and P questions; `labels` (P, A) where the samples carry them."""
     batch = stack_pixels(samples)
-    batch["input_ids"], batch["attention_mask"] = pad_texts([sample["ids"] for sample in samples], 0)
-    batch["rows"] = torch.tensor([sample["row"] for sample in samples])
+    batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)
+    counts = torch.tensor([len(sample["ids"]) for sample in samples])
+    batch["pair_image_index"] = torch.arange(len(samples)).repeat_interleave(counts)
+    batch["rows"] = torch.tensor([row for sample in samples for row in sample["rows"]])
     if "labels" in samples[0]:
-        batch["labels"] = torch.stack([sample["labels"] for sample in samples])
+        batch["labels"] = torch.cat([sample["labels"] for sample in samples])
     return batch
 
 

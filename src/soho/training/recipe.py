@@ -87,6 +87,12 @@ class DataSection(Section):
         default=9, ge=1, description="an answer enters the vocabulary when it occurs this often"
     )
     image_blind: bool = Field(default=False, description="question-only baseline: every image is replaced by grey")
+    questions_per_image: int = Field(
+        default=1, ge=1, description="vqa: training questions about one image that go through the CNN together"
+    )
+    cache_megabytes: int = Field(
+        default=0, ge=0, description="memory for decoded images, per data loading process; small sets only"
+    )
     workers: int = Field(default=2, ge=0, description="data loading processes per training process")
 
     @model_validator(mode="after")
@@ -156,6 +162,11 @@ class TrainingSection(Section):
     channels_last: bool = Field(default=True, description="channels-last memory layout of the CNN")
     freeze_backbone_epochs: int = Field(
         default=0, ge=-1, description="the CNN stays fixed for the first n epochs, its batch norm too; -1 = always"
+    )
+    frozen_feature_megabytes: int = Field(
+        default=0,
+        ge=0,
+        description="memory for the feature maps of a frozen CNN, which then sees each image once; small sets only",
     )
     backbone_optimizer: BackboneOptimizerSection = Field(
         default=BackboneOptimizerSection(), description="optimizer of the CNN"
@@ -244,6 +255,7 @@ FREE_TO_CHANGE = (
     "data.validation",
     "data.test",
     "data.workers",
+    "data.cache_megabytes",
     *LENGTHS,
     "training.log_every",
     "training.checkpoint_every",

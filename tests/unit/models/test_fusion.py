@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining
-from soho.models.fusion import FusionTransformer
+from soho.models.fusion import FusionTransformer, plain_attention
 from soho.models.initialization import load_text, text_config_fields
 from soho.training.optimizer_step import checkpoint_activations
 from tests.unit.models.tiny import VOCABULARY, gradients, picture_batch, pretraining_batch, stirred, tiny_config
@@ -169,3 +170,20 @@ def test_pair_flops_are_those_that_are_done(layers: int) -> None:
         model.score_pairs(text, masks[0], visual, masks[1])
     head = 2 * 16 * 2
     assert model.pair_flops(5, 7) == counter.get_total_flops() - head
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_plain_attention_equals_the_fused_kernel_with_its_gradients(rows: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    query = torch.randn(3, 2, rows, 8, generator=generator, requires_grad=True)
+    key, value = (torch.randn(3, 2, 7, 8, generator=generator, requires_grad=True) for _ in range(2))
+    mask = torch.rand(3, 7, generator=generator) < 0.6
+    mask[:, 0] = True
+    upstream = torch.randn(3, 2, rows, 8, generator=generator)
+    mixed, weights = plain_attention(query, key, value, mask, 0.0)
+    wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+    torch.testing.assert_close(mixed, wanted, atol=1e-6, rtol=1e-5)
+    assert not weights.masked_select(~mask[:, None, None, :].expand_as(weights)).any()
+    ours = torch.autograd.grad(mixed, (query, key, value), upstream)
+    theirs = torch.autograd.grad(wanted, (query, key, value), upstream)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

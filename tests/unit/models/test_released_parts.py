@@ -143,6 +143,12 @@ def test_stem_and_first_stage_never_move() -> None:
     model.freeze_visual_backbone(True)
     assert not any(module.training for module in encoder.backbone.modules())
     assert encoder.norm.training
+    model.remember_frozen_features(64)
+    pixels = torch.randn(2, 3, 128, 128)
+    assert torch.equal(encoder(pixels), encoder(pixels))
+    assert len(encoder.memory._maps) == 2
+    model.freeze_visual_backbone(False)
+    assert len(encoder.memory._maps) == 0
     free = released_model("vqa", frozen_stages=-1)
     assert all(parameter.requires_grad for parameter in free.parameters())
 

@@ -13,7 +13,7 @@ from soho.data.images import ImageDecodeError
 from soho.data.schema import ImageRef
 from soho.processing import SohoImageProcessor
 from soho.tasks import PretrainingTask, Processes
-from soho.tasks.batches import autocast, blank_pixels, inference, pad_texts, read_pixels, stack_pixels
+from soho.tasks.batches import PixelReader, autocast, blank_pixels, inference, pad_texts, stack_pixels
 from tests.tiny_recipes import tiny_recipe
 
 PROCESSOR = SohoImageProcessor(shorter_edge=64, longer_edge=128)
@@ -31,19 +31,35 @@ def test_texts_are_padded_to_the_longest() -> None:
 def test_a_picture_is_read_at_the_shape_of_its_declared_size(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (50, 50), (255, 0, 0)).save(path)  # 64 x 64 after resizing
-    pixels, mask = read_pixels(PROCESSOR, ImageRef(str(path)), (50, 50))
+    pixels, mask = PixelReader(PROCESSOR)(ImageRef(str(path)), (50, 50))
     assert pixels.shape == (3, 64, 64)
     assert mask.all()
     # ImageNet's mean and standard deviation: (1 - 0.485) / 0.229 and (0 - 0.456) / 0.224.
     torch.testing.assert_close(pixels[:2, 30, 30], torch.tensor([2.2489, -2.0357]), atol=1e-3, rtol=0)
-    pixels, mask = read_pixels(PROCESSOR, ImageRef(str(path)), (100, 50))  # the annotation was wrong
+    pixels, mask = PixelReader(PROCESSOR)(ImageRef(str(path)), (100, 50))  # the annotation was wrong
     assert pixels.shape == (3, 64, 128)
     assert mask.sum() == 64 * 64
 
 
+def test_a_picture_is_decoded_once_where_it_fits_into_memory(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((1024, 512), 80).convert("RGB").save(tmp_path / name)
+    processor = SohoImageProcessor(shorter_edge=512, longer_edge=1024)
+    first, second = ImageRef(str(tmp_path / "a.png")), ImageRef(str(tmp_path / "b.png"))
+    reader = PixelReader(processor, megabytes=2)  # 1024 x 512 x 3 bytes are 1.5 MiB: one of them fits
+    before = [reader(ref, (1024, 512))[0] for ref in (first, second)]
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (1024, 512), (1, 2, 3)).save(tmp_path / name)
+    after = [reader(ref, (1024, 512))[0] for ref in (first, second)]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    # Another declared size is another tensor.
+    assert reader(first, (512, 1024))[0].shape == (3, 1024, 512)
+
+
 def test_a_missing_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageDecodeError, match=r"gone\.png"):
-        read_pixels(PROCESSOR, ImageRef(str(tmp_path / "gone.png")), (50, 50))
+        PixelReader(PROCESSOR)(ImageRef(str(tmp_path / "gone.png")), (50, 50))
 
 
 def test_blank_pixels() -> None:

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from soho.data.dataset import SampleKey
+from soho.data.schema import ImageRef, VisualQuestion
 from soho.errors import SohoError
 from soho.models import SohoForQuestionAnswering
 from soho.tasks import Processes, VqaTask
-from soho.tasks.vqa import collate_questions, read_answers
+from soho.tasks.vqa import collate_questions, group_by_picture, read_answers
 from soho.training.recipe import load_recipe
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
@@ -50,7 +51,8 @@ def test_soft_labels(task: VqaTask) -> None:
     dataset = task.train_loader(Processes()).dataset
     labels = {}
     for row, item in enumerate(dataset.items):
-        labels[item.example.question] = dataset[SampleKey(row, 0)].fields["labels"].tolist()
+        (question,) = item.example.questions
+        labels[question.question] = dataset[SampleKey(row, 0)].fields["labels"][0].tolist()
     assert labels == {
         "What colour?": pytest.approx([2 / 3, 1 / 3, 0]),
         "Is it round?": [0, 0, 1],  # four of four: not above 1
@@ -72,6 +74,36 @@ def test_a_batch_and_its_fillers(task: VqaTask) -> None:
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     model, _ = task.build_model()
     assert [float(value) for value in model.loss_counts(batch).values()] == [1.0]
+
+
+def test_questions_about_one_picture_share_it(tmp_path: Path) -> None:
+    alone, together = own_task(tmp_path / "own"), own_task(tmp_path / "own", "data.questions_per_image=3")
+    single = [item.example.questions[0] for item in alone.train_loader(Processes()).dataset.items]
+    groups = [item.example for item in together.train_loader(Processes()).dataset.items]
+    assert [len(group.questions) for group in groups] != [1] * len(single)
+    assert sorted(q.question for group in groups for q in group.questions) == sorted(q.question for q in single)
+    assert all(len({question.image for question in group.questions}) == 1 for group in groups)
+    # One model gives the same loss however its questions are put together.
+    model, _ = alone.build_model()
+    model.eval()
+    losses = []
+    for task in (alone, together):
+        total = count = 0.0
+        for batch in task.train_loader(Processes()).epoch(0):
+            terms = float(model.loss_counts(batch)["answer"])
+            total += model(**batch).loss.item() * terms
+            count += terms
+        losses.append((total / count, count))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_groups_hold_at_most_so_many_questions() -> None:
+    image, other = ImageRef("a.jpg"), ImageRef("b.jpg")
+    records = [VisualQuestion(image=ref, photo_key="p", image_id="1", question_id=str(number), question="?")
+               for number, ref in enumerate([image, other, image, image])]  # fmt: skip
+    groups = group_by_picture(enumerate(records), 2)
+    assert [group.rows for group in groups] == [(0, 2), (3,), (1,)]
+    assert [len(group_by_picture(enumerate(records), most)) for most in (1, 3)] == [4, 2]
 
 
 def test_the_blind_model_sees_grey_of_the_same_shape(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class SohoReleasedModel(SohoModel):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def new_match_head(self) -> nn.Module:
+    def new_match_head(self) -> nn.Linear:
         """Make the head that maps [CLS] (P, C) to no match / match (P, 2), without bias."""
         return nn.Linear(self.config.hidden_size, 2, bias=False)
 

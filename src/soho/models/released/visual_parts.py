@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from soho.errors import SohoError
 from soho.models.released.configuration_released import SohoReleasedConfig
-from soho.models.visual_encoder import build_backbone
+from soho.models.visual_encoder import FeatureMemory, build_backbone
 
 
 class ReleasedVisualEncoder(nn.Module):
@@ -26,6 +26,7 @@ class ReleasedVisualEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(config.hidden_size)
         self.frozen_stages = config.frozen_stages
         self.frozen = False
+        self.memory: FeatureMemory | None = None
         self.train(self.training)
 
     def _fixed(self) -> list[nn.Module]:
@@ -36,6 +37,8 @@ class ReleasedVisualEncoder(nn.Module):
     def freeze(self, frozen: bool) -> None:
         """Freeze or thaw the rest of the CNN too; see `VisualEncoder.freeze`."""
         self.frozen = frozen
+        if self.memory is not None and not frozen:
+            self.memory = FeatureMemory(0)  # as in `VisualEncoder.freeze`
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ReleasedVisualEncoder:
@@ -47,6 +50,10 @@ class ReleasedVisualEncoder(nn.Module):
             # Here too, because `from_pretrained` makes new parameters, and then calls `eval()`.
             module.eval().requires_grad_(False)
         return self
+
+    def _backbone_maps(self, pixel_values: Tensor) -> Tensor:
+        maps: Tensor = self.backbone(pixel_values).feature_maps[-1]
+        return maps
 
     def forward(self, pixel_values: Tensor, rows: Tensor | None = None) -> Tensor:
         """Encode whole pictures.
@@ -62,7 +69,10 @@ class ReleasedVisualEncoder(nn.Module):
             SohoError: a training batch has a single cell, so that there is nothing to normalise over.
         """
         with torch.no_grad() if self.frozen else nullcontext():
-            maps = self.backbone(pixel_values).feature_maps[-1]  # (B, C', h, w)
+            if self.memory is not None and self.frozen:
+                maps = self.memory.recall(pixel_values, self._backbone_maps)
+            else:
+                maps = self._backbone_maps(pixel_values)  # (B, C', h, w)
         if rows is not None:
             maps = maps[rows]
         maps = self.projection(F.max_pool2d(maps, 2))
