@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished tiny runs: `pretraining/`, and from it `retrieval/` and `vqa/`; not to be changed."""
+    """Finished tiny runs: `pretraining/`, and from it one of each other task; not to be changed."""
     from soho.runs import train
     from tests.tiny_recipes import tiny_recipe
 
@@ -53,7 +53,7 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.mkdir()
         start = f"model.start={out / 'pretraining' / 'model'}"
         train(tiny_recipe("pretraining", world, out / "pretraining", "training.max_steps=3"))
-        for task in ("retrieval", "vqa"):
+        for task in ("retrieval", "vqa", "nlvr2", "snli_ve"):
             train(tiny_recipe(task, world, out / task, start, "training.max_steps=2"))
 
     return shared_folder(tmp_path_factory, "trained", make)

@@ -46,6 +46,20 @@ def questions(year: str) -> dict[str, Any]:
     }
 
 
+def statements(split: str) -> dict[str, Any]:
+    """Return the world's sentences about two pictures of a split (train, dev, test1) as a recipe source."""
+    return {"format": "nlvr2", "annotations": f"{{root}}/annotations/nlvr2_{split}.json", "images": "{root}/images"}
+
+
+def hypotheses(split: str) -> dict[str, Any]:
+    """Return the world's hypotheses of a split (train, dev, test) as a recipe source."""
+    return {
+        "format": "snli_ve",
+        "annotations": f"{{root}}/annotations/snli_ve_{split}.jsonl",
+        "images": "{root}/images",
+    }
+
+
 REGIONS: dict[str, Any] = {
     "format": "visual_genome",
     "annotations": "{root}/annotations/region_descriptions.json",
@@ -56,10 +70,12 @@ REGIONS: dict[str, Any] = {
 
 def tiny_values(task: str, root: Path, output: Path) -> dict[str, Any]:
     """Return the values of a recipe file that trains `task` on the world in `root`."""
-    if task == "vqa":
-        data = {"train": [questions("train")], "validation": [questions("val")], "test": [questions("test")]}
-    else:
-        data = {"train": [captions("train")], "validation": [captions("val")], "test": [captions("test")]}
+    source, splits = {
+        "vqa": (questions, ("train", "val", "test")),
+        "nlvr2": (statements, ("train", "dev", "test1")),
+        "snli_ve": (hypotheses, ("train", "dev", "test")),
+    }.get(task, (captions, ("train", "val", "test")))
+    data = {section: [source(split)] for section, split in zip(("train", "validation", "test"), splits)}
     return {
         "task": task,
         "output": str(output),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,8 @@ data_app = typer.Typer(help="Draw the embedded world, or check data before train
 app.add_typer(data_app, name="data")
 convert_app = typer.Typer(help="Turn checkpoints of other layouts into model folders.", no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
+submit_app = typer.Typer(help="Write files for the servers that hold back the answers.", no_args_is_help=True)
+app.add_typer(submit_app, name="submit")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
 Overrides = Annotated[
@@ -69,7 +72,10 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def finetune(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Fine-tune for retrieval or question answering, from a pre-trained model or from nothing."""
+    """Fine-tune for retrieval or question answering, NLVR2 or SNLI-VE.
+
+    From a pre-trained model or from nothing; continues by itself where an earlier run of the same recipe stopped.
+    """
     _train(recipe, overrides, pretraining=False)
 
 
@@ -80,16 +86,38 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     model: Annotated[Path | None, typer.Option(help="A model folder; default: the run's own, else the start.")] = None,
 ) -> None:
-    """Measure a trained model, or zero-shot the one the recipe starts from, and print the figures."""
+    """Measure a trained model, or zero-shot the one the recipe starts from, and print the figures.
+
+    With `evaluation.baselines=true` (vqa, nlvr2, snli_ve) the most frequent answer and a model trained on grey pictures
+    stand beside them; the latter is trained first, in `OUTPUT/blind`, where that is not done yet.
+    """
     from soho.runs import evaluate as measure
     from soho.training.recipe import load_recipe
 
+    _check_split(split)
+    figures = measure(load_recipe(recipe, overrides or []), split, model)
+    if _speaks():
+        _print_figures(f"{recipe.stem}: {split}", figures)
+
+
+@app.command()
+def recompute(
+    scores: Annotated[Path, typer.Argument(help="A folder of pair scores, for instance OUTPUT/scores-test.")],
+    folds: Annotated[int | None, typer.Option(min=2, help="Also the mean over n folds; 5 for COCO 1K.")] = None,
+) -> None:
+    """Compute the retrieval figures again from the score matrix that `soho evaluate` left; needs no model."""
+    from soho.evaluation.recompute import recompute as figures_of
+
+    _print_figures(str(scores), figures_of(scores, folds))
+
+
+def _check_split(split: str) -> None:
     if split not in ("train", "validation", "test"):
         raise SohoError(f"--split {split!r} is not known; expected train, validation or test")
-    figures = measure(load_recipe(recipe, overrides or []), split, model)
-    if not _speaks():
-        return
-    table = Table("figure", "value", title=f"{recipe.stem}: {split}")
+
+
+def _print_figures(title: str, figures: Mapping[str, float]) -> None:
+    table = Table("figure", "value", title=title)
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)
@@ -99,14 +127,17 @@ def evaluate(
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
     image: Annotated[Path, typer.Argument(help="A picture.")],
-    text: Annotated[str, typer.Argument(help="A question, or a text to match, as the model goes.")],
+    text: Annotated[
+        str, typer.Argument(help="A question, a text to match, a sentence or a hypothesis, as the model goes.")
+    ],
+    second: Annotated[Path | None, typer.Option(help="The right picture, for a model that compares two.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Answer a question about a picture, or say how well a text describes it."""
+    """Answer a question, say how well a text describes a picture, or judge a sentence about one or two pictures."""
     from soho.pipelines import SohoPipeline
 
-    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text):
+    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text, second):
         Console().print(f"{prediction.probability:.3f}  {prediction.text}", highlight=False, markup=False)
 
 
@@ -175,6 +206,39 @@ def convert_released(
         if not line.startswith("used: "):
             print(line)
     print(f"model: {out} (every key: {out / REPORT_NAME})")
+
+
+@submit_app.command("vqa")
+def submit_vqa(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    model: Annotated[Path | None, typer.Option(help="A model folder; default: the run's own, else the start.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The server file to write.", show_default=False)] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Only check this file against the questions; no model.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the VQA server's file (test-dev, test-std) and check it: every question once, answers are strings.
+
+    The source of the split needs its questions file and pictures; annotations may be left out.
+    """
+    from soho.evaluation.submission import check_submission
+    from soho.runs import asked_questions, submit_answers
+    from soho.training.recipe import load_recipe
+
+    _check_split(split)
+    if (out is None) == (check is None):
+        raise SohoError("give either --out FILE.json, to write a file, or --check FILE.json, to check one")
+    settings = load_recipe(recipe, overrides or [])
+    if check is not None:
+        number = check_submission(check, asked_questions(settings, split))
+        print(f"{check}: valid, {number:,} answers, every question of data.{split} once")
+        return
+    assert out is not None
+    number = submit_answers(settings, split, out, model)
+    if _speaks():
+        print(f"{out}: {number:,} answers, every question of data.{split} once")
 
 
 @app.command()

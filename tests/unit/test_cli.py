@@ -72,7 +72,9 @@ def test_help_reads_like_documentation(soho: Soho) -> None:
         (("pretrain",), ("RECIPE", "KEY=VALUE", "MLM, MVM and ITM", "log.jsonl")),
         (("finetune",), ("RECIPE", "KEY=VALUE", "retrieval or question answering")),
         (("evaluate",), ("RECIPE", "--split", "train, validation or test", "--model")),
-        (("predict",), ("model folder", "picture", "question", "--trust-remote-code")),
+        (("recompute",), ("score matrix", "--folds")),
+        (("submit", "vqa"), ("RECIPE", "--split", "--model", "--out", "--check", "every question once")),
+        (("predict",), ("model folder", "picture", "question", "--second", "--trust-remote-code")),
         (("data",), ("miniature", "check")),
         (("data", "miniature"), ("new folder", "--train", "--validation", "--test", "--seed")),
         (("data", "check"), ("RECIPE", "exit code 1")),
@@ -195,6 +197,17 @@ def test_predicting_with_something_else(soho: Soho, trained: Path, tmp_path: Pat
     assert sentence == f"{tmp_path / 'a.jpg'} is not a file; expected a picture"
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff no picture")
     assert str(tmp_path / "a.jpg") in one_sentence(soho("predict", model, tmp_path / "a.jpg", "a ball"))
+    sentence = one_sentence(soho("predict", trained / "nlvr2" / "model", tmp_path / "a.jpg", "two balls"))
+    assert sentence.endswith("give the right picture too (--second)")
+
+
+def test_predicting_with_two_pictures(soho: Soho, trained: Path, world: Path) -> None:
+    left, right = sorted((world / "images" / "val2014").iterdir())[:2]
+    code, out, err = soho("predict", trained / "nlvr2" / "model", left, "two balls", "--second", right)
+    assert code == 0, err
+    lines = [line.split("  ") for line in out.strip().splitlines()]
+    assert {text for _, text in lines} == {"true", "false"}
+    assert sum(float(share) for share, _ in lines) == pytest.approx(1, abs=2e-3)
 
 
 def test_a_folder_that_is_not_ours_is_not_overwritten(soho: Soho, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from soho import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionA
 from soho.cli import main
 from soho.conversion import convert_released
 from soho.errors import SohoError
-from soho.models import SohoReleasedConfig, SohoReleasedForPreTraining, SohoReleasedModel
+from soho.models import (
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
+    SohoReleasedConfig,
+    SohoReleasedForPreTraining,
+    SohoReleasedModel,
+)
 from soho.models.initialization import read_config
 from soho.pipelines import SohoPipeline
 from soho.processing.vocabulary import train_wordpiece
@@ -26,7 +32,14 @@ from tests.conftest import shared_folder
 from tests.tiny_recipes import MODEL, tiny_recipe
 from tests.unit.models.released import official_content, released_model, write
 
-CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+CLASSES = {
+    "pretraining": SohoForPreTraining,
+    "retrieval": SohoForImageTextRetrieval,
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+}
+NEW_HEADS = {"vqa": {"answer_head"}, "nlvr2": {"reasoning_head"}, "snli_ve": {"entailment_head"}}
 SIZES = MODEL["config"]
 ANSWERS = ["yes", "no", "1", "2", "red"]
 
@@ -62,7 +75,7 @@ def test_every_task_trains_from_a_converted_folder(task: str, world: Path, relea
     assert model.config.visual_input == ("dictionary" if task == "pretraining" else "features")
     for name, value in model.trunk.state_dict().items():
         assert torch.equal(value, before.trunk.state_dict()[name]), name
-    assert set(report.initialised) == ({"answer_head"} if task == "vqa" else set())
+    assert set(report.initialised) == NEW_HEADS.get(task, set())
     assert ("visual dictionary" in report.left_over) == (task != "pretraining")
 
     run = train(recipe)

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "soho.conversion": {"soho.errors", "soho.models", "soho.processing"},
     "soho.pipelines": {"soho.data", "soho.errors", "soho.models", "soho.processing"},
-    "soho.runs": {"soho.data", "soho.errors", "soho.models", "soho.tasks", "soho.training"},
+    "soho.runs": {"soho.data", "soho.errors", "soho.evaluation", "soho.models", "soho.tasks", "soho.training"},
     "soho.demo": {
         "soho.data",
         "soho.errors",
@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.data",
         "soho.demo",
         "soho.errors",
+        "soho.evaluation",
         "soho.pipelines",
         "soho.runs",
         "soho.tasks",

@@ -64,6 +64,50 @@ def test_the_wrong_verb(trained: Path, picture: Path) -> None:
         SohoPipeline.from_pretrained(trained / "vqa" / "model").match(picture, "a ball")
 
 
+def test_a_sentence_about_two_pictures(trained: Path, world: Path, picture: Path) -> None:
+    pipeline = SohoPipeline.from_pretrained(trained / "nlvr2" / "model")
+    other = sorted((world / "images" / "val2014").iterdir())[3]
+    sentence = "both images show a ball"
+    judged = pipeline.judge(picture, other, sentence)
+    assert {prediction.text for prediction in judged} == {"true", "false"}
+    assert judged[0].probability >= judged[1].probability
+    left, right = (pipeline.processor(images=Image.open(path), text=[sentence]) for path in (picture, other))
+    with torch.no_grad():
+        second = {"pixel_values_2": right["pixel_values"], "pixel_mask_2": right["pixel_mask"]}
+        logits = pipeline.model(**left, **second).logits[0]
+    expected = float((logits[1] - logits[0]).sigmoid())  # class 1 is "true"
+    said = {prediction.text: prediction.probability for prediction in judged}
+    assert said["true"] == pytest.approx(expected, abs=1e-6)
+    assert said["false"] == pytest.approx(1 - expected, abs=1e-6)
+    assert pipeline(picture, sentence, other) == judged
+    with pytest.raises(
+        SohoError, match=r"judges sentences about two pictures; give the right picture too \(--second\)"
+    ):
+        pipeline(picture, sentence)
+
+
+def test_what_a_picture_entails(trained: Path, picture: Path) -> None:
+    pipeline = SohoPipeline.from_pretrained(trained / "snli_ve" / "model")
+    found = pipeline.entail(picture, "there is a ball")
+    assert {prediction.text for prediction in found} == {"entailment", "neutral", "contradiction"}
+    assert sum(prediction.probability for prediction in found) == pytest.approx(1)
+    assert found == sorted(found, key=lambda prediction: -prediction.probability)
+    batch = pipeline.processor(images=Image.open(picture), text=["there is a ball"])
+    with torch.no_grad():
+        shares = pipeline.model(**batch).logits[0].softmax(0).tolist()
+    said = {prediction.text: prediction.probability for prediction in found}
+    assert [said[name] for name in ("entailment", "neutral", "contradiction")] == pytest.approx(shares, abs=1e-6)
+    assert pipeline(picture, "there is a ball") == found
+    with pytest.raises(
+        SohoError, match="judges what a picture entails and reads one picture; leave the second one out"
+    ):
+        pipeline(picture, "there is a ball", picture)
+    with pytest.raises(
+        SohoError, match="this model judges what a picture entails; use `entail`, or load a visual-reas"
+    ):
+        pipeline.judge(picture, picture, "there is a ball")
+
+
 def test_bad_folders(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SohoError, match=r"gone is not a folder; expected one that a SOHO run wrote"):
         SohoPipeline.from_pretrained(tmp_path / "gone")

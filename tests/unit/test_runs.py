@@ -10,7 +10,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from soho import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering, SohoModel, SohoProcessor
+from soho import (
+    SohoForImageTextRetrieval,
+    SohoForPreTraining,
+    SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
+    SohoModel,
+    SohoProcessor,
+)
 from soho.errors import SohoError
 from soho.runs import check_data, evaluate, train, trained_model
 from soho.training.recipe import load_recipe
@@ -18,7 +26,13 @@ from soho.training.tracking import read_log
 from tests.support import ROOT
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
-CLASSES = {"pretraining": SohoForPreTraining, "retrieval": SohoForImageTextRetrieval, "vqa": SohoForQuestionAnswering}
+CLASSES = {
+    "pretraining": SohoForPreTraining,
+    "retrieval": SohoForImageTextRetrieval,
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+}
 
 
 @pytest.fixture
@@ -87,12 +101,56 @@ def test_another_recipe_does_not_continue_a_run(runs: Path, world: Path) -> None
 
 
 def test_evaluation_of_a_run_is_written_into_its_folder(runs: Path, world: Path) -> None:
-    for task, figure in (("pretraining", "mvm_majority"), ("retrieval", "chance/tr_r1"), ("vqa", "majority")):
+    expected = {
+        "pretraining": "mvm_majority",
+        "retrieval": "chance/tr_r1",
+        "vqa": "majority",
+        "nlvr2": "consistency",
+        "snli_ve": "neutral/accuracy",
+    }
+    for task, figure in expected.items():
         recipe = tiny_recipe(task, world, runs / task)
         figures = evaluate(recipe, "validation")
         assert json.loads((runs / task / "metrics-validation.json").read_text()) == pytest.approx(figures, nan_ok=True)
         assert figure in figures
         assert evaluate(recipe, "validation") == pytest.approx(figures, nan_ok=True)
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli_ve"])
+def test_baselines_on_request(runs: Path, world: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start = f"model.start={runs / 'pretraining' / 'model'}"
+    recipe = tiny_recipe(task, world, runs / task, start, "training.max_steps=2", "evaluation.baselines=true")
+    figures = evaluate(recipe, "test")
+    blind = runs / task / "blind"
+    trained_blind = load_recipe(blind / "recipe.yaml")
+    assert trained_blind.data.image_blind
+    assert trained_blind.training == recipe.training
+    assert trained_blind.model == recipe.model
+    assert 0 <= figures["majority"] <= 1
+    assert 0 <= figures["blind/accuracy"] <= 1
+    assert not {"blind/majority", "blind/examples", "blind/sentences"} & set(figures)
+    assert json.loads((runs / task / "metrics-test.json").read_text()) == pytest.approx(figures, nan_ok=True)
+    # The figures of the blind model are those of its own run, and its run is not made a second time.
+    capsys.readouterr()
+    assert evaluate(trained_blind, "test")["accuracy"] == figures["blind/accuracy"]
+    weights = (blind / "model" / "model.safetensors").stat().st_mtime_ns
+    assert evaluate(recipe, "test") == pytest.approx(figures, nan_ok=True)
+    assert (blind / "model" / "model.safetensors").stat().st_mtime_ns == weights
+    assert "holds a finished run of 2 steps" in capsys.readouterr().out
+    plain = evaluate(tiny_recipe(task, world, runs / task), "test")
+    assert not [name for name in plain if name.startswith("blind/")]
+    assert ("majority" in plain) == (task == "vqa")
+
+
+def test_the_blind_baseline_goes_on_where_it_was_stopped(runs: Path, world: Path) -> None:
+    settings = (f"model.start={runs / 'pretraining' / 'model'}", "evaluation.baselines=true")
+    recipe = tiny_recipe("snli_ve", world, runs / "snli_ve", *settings, "training.max_steps=2")
+    evaluate(recipe, "test")
+    blind = runs / "snli_ve" / "blind"
+    (blind / "finished.json").unlink()  # as if it had been killed at step 2 of 4
+    recipe.training.max_steps = 4
+    evaluate(recipe, "test")
+    assert [record["step"] for record in read_log(blind) if record["kind"] == "train"] == [1, 2, 3, 4]
 
 
 def test_a_pretrained_model_scores_pairs_zero_shot(trained: Path, world: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class AspectRatioBatches:
     processes that would get none get one of its samples again, marked as filler.
 
     Args:
-        shapes: (S, 2) padded shape of every sample, in any unit and order of axes.
+        shapes: (S, 2) padded shape of every sample, in any unit and order of axes; (S, 4) where a sample has two
+            pictures, so that a batch holds one shape of the first and one of the second.
         batch_size: samples of a micro-batch, per process.
         seed: the seed of the run.
         world_size: number of processes.
@@ -57,14 +58,14 @@ class AspectRatioBatches:
 
     def __init__(
         self,
-        shapes: Sequence[tuple[int, int]] | np.ndarray,
+        shapes: Sequence[tuple[int, ...]] | np.ndarray,
         batch_size: int,
         seed: int,
         world_size: int = 1,
         rank: int = 0,
         shuffle: bool = True,
     ) -> None:
-        table = np.asarray(shapes, dtype=np.int64).reshape(-1, 2)
+        table = np.asarray(shapes, dtype=np.int64)
         if not len(table):
             raise SohoError("there are no samples to make batches of")
         if batch_size < 1:
@@ -78,11 +79,11 @@ class AspectRatioBatches:
         self.shuffle = shuffle
         self.sample_count = len(table)
         # As one number a shape: unique rows would be found ten times slower.
-        _, first, group = np.unique(table[:, 0] << 32 | table[:, 1], return_index=True, return_inverse=True)
+        _, first, group = np.unique(_as_numbers(table), return_index=True, return_inverse=True)
         # One stable sort instead of one pass over all samples a shape.
         members = np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum()[:-1])
         self._groups: list[tuple[str, np.ndarray]] = [
-            ("{}x{}".format(*table[first[number]]), members[number]) for number in np.argsort(first)
+            ("x".join(map(str, table[first[number]])), members[number]) for number in np.argsort(first)
         ]
         self._global_size = batch_size * world_size
         self._count = sum(-(-len(members) // self._global_size) for _, members in self._groups)
@@ -125,3 +126,12 @@ class AspectRatioBatches:
         if low == high:
             return [BatchItem(int(part[min(low, len(part) - 1)]), True)]
         return [BatchItem(index, False) for index in part[low:high].tolist()]
+
+
+def _as_numbers(table: np.ndarray) -> np.ndarray:
+    """Return one number a row, equal for equal rows alone."""
+    numbers = np.zeros(len(table), dtype=np.int64)
+    for column in table.T:
+        values, places = np.unique(column, return_inverse=True)
+        numbers = numbers * len(values) + places
+    return numbers

@@ -14,9 +14,18 @@ from tqdm import tqdm
 
 from soho.data.check_report import CheckReport, Problem, SourceCounts
 from soho.data.images import decode_bytes, image_size, read_bytes
+from soho.data.leaks import TrainingPhotographs, exclusion_notes, known_leaks
 from soho.data.readers.reading import LoadNotes, plural
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
-from soho.data.sources import Source, excluded_photographs, leave_out, load_captions, load_questions
+from soho.data.schema import Example, ImageRef, VisualQuestion, id_of, photos_of, texts_of
+from soho.data.sources import (
+    Source,
+    leave_out,
+    load_captions,
+    load_hypotheses,
+    load_questions,
+    load_statements,
+    photographs_of,
+)
 from soho.data.vocabulary_answers import majority_answer
 from soho.errors import SohoError
 
@@ -25,7 +34,9 @@ _CHUNK = 512
 _TEXTS_MEASURED = 50_000
 _TOLERATED_BROKEN = 0.01
 
-Example = CaptionedImage | VisualQuestion
+Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
+# All other tasks read captions.
+_LOADERS: dict[str, Load] = {"vqa": load_questions, "nlvr2": load_statements, "snli_ve": load_hypotheses}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class _Read:
     counts: SourceCounts
     pictures: dict[ImageRef, tuple[str, int, int]] = field(default_factory=dict)  # photo key, width, height
     ids: list[tuple[str, str, str]] = field(default_factory=list)  # data set, id, photo key
+    named: dict[str, str] = field(default_factory=dict)  # photo key -> file, those of data.exclude included
 
     @property
     def where(self) -> str:
@@ -69,24 +81,27 @@ def check(
 
     Args:
         sections: "train", "validation", "test" -> sources.
-        task: "pretraining", "retrieval" or "vqa"; the last reads questions, the others captions.
+        task: "vqa" reads questions, "nlvr2" statements, "snli_ve" hypotheses, the others captions.
         tokenize_length: number of tokens of a text, `[CLS]` and `[SEP]` included; None leaves the lengths out. It is
             called for at most 50,000 texts of a source, evenly spread.
         text_length: tokens that the recipe allows.
         decode: decode every picture; False reads only the headers, which finds fewer broken ones.
         progress: show a progress bar.
-        exclude: sources whose photographs are left out of "train" before anything is counted.
+        exclude: sources whose photographs are left out of "train" before anything is counted; what each of them did is
+            told, and so are known leaks of pre-training data that none of them stops.
 
     Returns:
         Counts and problems; faults of the data are never raised.
     """
     report = CheckReport(task=task, text_length=text_length)
     reads: list[_Read] = []
-    excluded: frozenset[str] = frozenset()
-    try:
-        excluded = excluded_photographs(exclude)
-    except SohoError as error:
-        report.problems.append(Problem("exclude", str(error), fatal=True))
+    exclusions: list[tuple[Source, frozenset[str]]] = []
+    for source in exclude:
+        try:
+            exclusions.append((source, photographs_of(source)))
+        except SohoError as error:
+            report.problems.append(Problem("exclude", str(error), fatal=True))
+    excluded = frozenset(key for _, keys in exclusions for key in keys)
     for section, sources in sections.items():
         for source in sources:
             read = _Read(source, SourceCounts(section, source.title))
@@ -100,6 +115,10 @@ def check(
                 reads.append(read)
     if not sections.get("train"):
         report.problems.append(Problem("train", "the recipe names no training data", fatal=not any(sections.values())))
+    train = [TrainingPhotographs(read.source, read.named) for read in reads if read.counts.section == "train"]
+    report.problems += exclusion_notes(exclusions, train)
+    if task == "pretraining":
+        report.problems += known_leaks(excluded, train)
     refs = dict.fromkeys(ref for read in reads for ref in read.pictures)
     start = time.monotonic()
     opened = _open_all(list(refs), decode, progress)
@@ -130,6 +149,7 @@ def _read_source(
         SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
     loaded, notes = _load(read.source, task)
+    read.named.update((photo.photo_key, str(photo.image)) for example in loaded for photo in photos_of(example))
     examples, remark = leave_out(list(loaded), excluded)
     if not examples:
         raise SohoError(f"nothing is left: {remark}")
@@ -138,13 +158,11 @@ def _read_source(
     texts: list[str] = []
     majority: Counter[str] = Counter()
     for example in examples:
-        read.pictures.setdefault(example.image, (example.photo_key, example.width, example.height))
-        if isinstance(example, CaptionedImage):
-            texts.extend(example.captions)
-            read.ids.append((counts.source, example.image_id, example.photo_key))
-        else:
-            texts.append(example.question)
-            read.ids.append((counts.source, example.question_id, example.photo_key))
+        for photo in photos_of(example):
+            read.pictures.setdefault(photo.image, (photo.photo_key, photo.width, photo.height))
+        texts.extend(texts_of(example))
+        read.ids.append((counts.source, id_of(example), example.photo_key))
+        if isinstance(example, VisualQuestion):
             answer = majority_answer(example.answers)
             counts.unanswered += answer is None
             majority.update([answer] if answer is not None else [])
@@ -164,8 +182,7 @@ def _read_source(
 
 def _load(source: Source, task: str) -> tuple[Sequence[Example], LoadNotes]:
     """Load leniently, so that everything missing is seen at once; a failure is told as the recipe's own run would."""
-    load: Callable[[Source], tuple[Sequence[Example], LoadNotes]]
-    load = load_questions if task == "vqa" else load_captions
+    load: Load = _LOADERS.get(task, load_captions)
     try:
         return load(source)
     except SohoError as error:
@@ -246,7 +263,7 @@ def _section_problems(
         message = "the same id of the same photograph is listed more than once"
         yield Problem(section, message, True, twice, len(twice))
     keys = {key for read in reads for key, _, _ in read.pictures.values()}
-    if reads and len(keys) == 1 and task != "vqa":
+    if reads and len(keys) == 1 and task not in _LOADERS:
         yield Problem(section, "only one photograph: no caption can serve as a negative", fatal=section == "train")
     same_bytes: dict[bytes, dict[str, ImageRef]] = defaultdict(dict)
     for read in reads:

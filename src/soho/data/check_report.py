@@ -18,7 +18,7 @@ class SourceCounts:
         section: "train", "validation" or "test".
         source: name of the data set.
         images: distinct pictures of the examples.
-        texts: captions or questions.
+        texts: captions, questions, statements or hypotheses.
         answers: distinct majority answers (questions only).
         unanswered: questions without answers (questions only).
         missing: pictures named but not found.
@@ -118,7 +118,8 @@ class CheckReport:
         return [*lines, "", verdict]
 
     def _header(self) -> list[str]:
-        kind = ["questions", "answers", "unanswered"] if self.task == "vqa" else ["captions", "per image"]
+        texts = {"nlvr2": "statements", "snli_ve": "hypotheses"}.get(self.task, "captions")
+        kind = ["questions", "answers", "unanswered"] if self.task == "vqa" else [texts, "per image"]
         return ["section", "source", "images", *kind, "missing", "broken", "left out", f"cut at {self.text_length}"]
 
     def _row(self, count: SourceCounts, index: int) -> list[str]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from soho.data.batching import AspectRatioBatches, BatchItem
 from soho.data.images import ImageDecodeError, image_size
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
+from soho.data.schema import CaptionedImage, ImageRef, Photo, VisualQuestion
 from soho.errors import SohoError
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ class _Collate:
 
 
 def resolve_sizes(
-    items: Sequence[CaptionedImage] | Sequence[VisualQuestion],
+    items: Sequence[CaptionedImage] | Sequence[VisualQuestion] | Sequence[Photo],
     progress: bool = False,
     log: DecodeLog | None = None,
     threads: int = 4,

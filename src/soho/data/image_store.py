@@ -166,6 +166,11 @@ class ImageStore:
                 return ref
         return None
 
+    def base_names(self) -> Iterator[str]:
+        """Yield the names of all files without their folders, place by place."""
+        for place in self._places:
+            yield from place.index
+
     def similar(self, file_name: str) -> str | None:
         """Return the name of a picture that is there and differs only in case or extension, or None."""
         for place in self._places:

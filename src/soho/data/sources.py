@@ -2,31 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from soho.data.images import ImageStore
-from soho.data.readers import LoadNotes, OnMissing, coco, flickr8k, flickr30k, jsonl, karpathy, visual_genome, vqa2
+from soho.data.readers import (
+    LoadNotes,
+    OnMissing,
+    coco,
+    daquar,
+    flickr8k,
+    flickr30k,
+    gqa,
+    jsonl,
+    karpathy,
+    nlvr2,
+    snli_ve,
+    visual_genome,
+    vqa2,
+)
 from soho.data.readers.files import read_names
+from soho.data.readers.photo_list import Collection, read_photo_keys
 from soho.data.readers.reading import plural
-from soho.data.schema import CaptionedImage, ImageRef, VisualQuestion
+from soho.data.schema import (
+    CaptionedImage,
+    Example,
+    ImageRef,
+    VisualHypothesis,
+    VisualQuestion,
+    VisualStatement,
+    photos_of,
+)
 from soho.errors import SohoError
 
-__all__ = ["LoadNotes", "Source", "excluded_photographs", "leave_out", "load_captions", "load_questions"]
+__all__ = [
+    "LoadNotes",
+    "Source",
+    "excluded_photographs",
+    "leave_out",
+    "load_captions",
+    "load_hypotheses",
+    "load_questions",
+    "load_statements",
+    "photographs_of",
+]
 
-Format = Literal["coco", "karpathy", "visual_genome", "flickr30k", "flickr8k", "vqa2", "jsonl"]
+Format = Literal[
+    "coco",
+    "karpathy",
+    "visual_genome",
+    "flickr30k",
+    "flickr8k",
+    "vqa2",
+    "daquar",
+    "gqa",
+    "nlvr2",
+    "snli_ve",
+    "photo_list",
+    "jsonl",
+]
 Captions = tuple[list[CaptionedImage], LoadNotes]
-Example = TypeVar("Example", bound=CaptionedImage | VisualQuestion)
+AnyExample = TypeVar("AnyExample", bound=Example)
+
+# What the examples of each format are; jsonl has captions too.
+_HOLDS: dict[Format, str] = {
+    "vqa2": "questions",
+    "daquar": "questions",
+    "gqa": "questions",
+    "nlvr2": "statements about two pictures",
+    "snli_ve": "hypotheses",
+}
 
 # Fields that only some formats know; elsewhere they would silently do nothing.
 _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "questions": ("vqa2",),
-    "split": ("karpathy",),
+    "split": ("karpathy", "daquar", "photo_list"),
     "split_file": ("flickr8k", "flickr30k", "coco"),
-    "image_data": ("visual_genome",),
+    "image_data": ("visual_genome", "gqa"),
+    "photos_of": ("photo_list",),
+    "column": ("photo_list",),
+    "split_column": ("photo_list",),
+    "balanced": ("nlvr2",),
+    "unbalanced": ("nlvr2",),
 }
 
 
@@ -49,15 +109,28 @@ class Source(BaseModel):
         "jsonl: the folder of the annotation file where nothing is given.",
     )
     split: str | None = Field(
-        default=None, description='karpathy: "train", "restval", "val", "test", or joined as "train+restval".'
+        default=None,
+        description='karpathy: "train", "restval", "val", "test", or joined as "train+restval". daquar: "train" or '
+        '"held_out". photo_list: values of split_column, joined in the same way.',
     )
     split_file: Path | None = Field(
         default=None,
         description="flickr8k, flickr30k, coco: a list of the images of the split, one name (or COCO id) a line.",
     )
     image_data: Path | None = Field(
-        default=None, description="visual_genome: image_data.json, which tells the photos that COCO has too."
+        default=None, description="visual_genome, gqa: image_data.json, which tells the photos that COCO has too."
     )
+    photos_of: Collection | None = Field(
+        default=None, description='photo_list: whose photographs are listed, "coco" or "flickr" (8k and 30k).'
+    )
+    column: str | None = Field(
+        default=None, description="photo_list: the column of names or numbers; a plain list has none."
+    )
+    split_column: str | None = Field(default=None, description="photo_list: the column that split chooses from.")
+    balanced: Path | None = Field(
+        default=None, description="nlvr2: upstream's balanced list; its examples are also measured by themselves."
+    )
+    unbalanced: Path | None = Field(default=None, description="nlvr2: upstream's unbalanced list, likewise.")
     name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
     limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
     on_missing: OnMissing = Field(
@@ -79,7 +152,14 @@ class Source(BaseModel):
             raise ValueError("format vqa2 needs questions: the questions file")
         if self.format != "vqa2" and self.annotations is None:
             raise ValueError(f"format {self.format} needs annotations: the annotation file")
-        if not self.images and self.format != "jsonl":
+        if self.format == "photo_list":
+            if self.photos_of is None:
+                raise ValueError('format photo_list needs photos_of: "coco" or "flickr"')
+            if self.split_column is not None and self.column is None:
+                raise ValueError("split_column needs column: which column of the table names the photographs")
+            if (self.split is None) != (self.split_column is None):
+                raise ValueError("format photo_list needs split and split_column together, or neither")
+        elif not self.images and self.format != "jsonl":
             raise ValueError(f"format {self.format} needs images: folders or .zip files with the pictures")
         return self
 
@@ -122,27 +202,35 @@ def excluded_photographs(sources: Sequence[Source]) -> frozenset[str]:
     Raises:
         SohoError: a file is not what it should be.
     """
-    keys: set[str] = set()
-    for source in sources:
-        examples: Sequence[CaptionedImage | VisualQuestion]
-        if source.format == "vqa2":
-            examples = vqa2.read_questions(source.file, source.annotations, _Unopened(), **_common(source))[0]
-        else:
-            examples = load_captions(source, None if source.format == "jsonl" else _Unopened())[0]
-        keys.update(example.photo_key for example in examples)
-    return frozenset(keys)
+    return frozenset(key for source in sources for key in photographs_of(source))
 
 
-def leave_out(examples: list[Example], excluded: Set[str]) -> tuple[list[Example], str]:
-    """Leave out the examples of excluded photographs.
+def photographs_of(source: Source) -> frozenset[str]:
+    """Return the photo keys of one entry of `data.exclude`; see `excluded_photographs`.
+
+    Raises:
+        SohoError: a file is not what it should be.
+    """
+    if source.format == "photo_list":
+        assert source.photos_of is not None  # held by the validator
+        table = {"column": source.column, "split_column": source.split_column, "split": source.split}
+        return read_photo_keys(source.file, source.photos_of, **table)
+    images = None if source.format == "jsonl" else _Unopened()
+    examples: Sequence[Example] = _LOADERS.get(source.format, load_captions)(source, images)[0]
+    return frozenset(photo.photo_key for example in examples for photo in photos_of(example))
+
+
+def leave_out(examples: list[AnyExample], excluded: Set[str]) -> tuple[list[AnyExample], str]:
+    """Leave out the examples of excluded photographs; of a pair, one excluded photograph is enough.
 
     Returns:
         The others, and a remark with the number of photographs left out (empty: none).
     """
-    kept = [example for example in examples if example.photo_key not in excluded]
+    keys = [{photo.photo_key for photo in photos_of(example)} for example in examples]
+    kept = [example for example, own in zip(examples, keys) if not own & excluded]
     if len(kept) == len(examples):
         return examples, ""
-    gone = len({example.photo_key for example in examples if example.photo_key in excluded})
+    gone = len({key for own in keys for key in own & excluded})
     return kept, f"{plural(gone, 'photograph')} left out because of data.exclude"
 
 
@@ -169,28 +257,77 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
         "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
     }
     if source.format not in readers:
-        raise SohoError(
-            f"{source.title} (format {source.format}, {source.file}) has questions, but captions are needed here; "
-            f"formats with captions: {', '.join(readers)}"
-        )
+        raise _other_kind(source, "captions", readers)
     store = source.image_store() if images is None else images
     return readers[source.format](source)
 
 
-def load_questions(source: Source) -> tuple[list[VisualQuestion], LoadNotes]:
+def load_questions(source: Source, images: ImageStore | None = None) -> tuple[list[VisualQuestion], LoadNotes]:
     """Read a source of questions about images; see `load_captions`.
 
     Raises:
         SohoError: the format has no questions, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
-    if source.format == "vqa2":
-        return vqa2.read_questions(source.file, source.annotations, source.image_store(), **_common(source))
-    if source.format == "jsonl":
-        return jsonl.read_questions(source.file, source.image_store(), **_common(source))
-    raise SohoError(
-        f"{source.title} (format {source.format}, {source.file}) has captions, but questions are needed here; "
-        "formats with questions: vqa2, jsonl"
+    readers: dict[str, Callable[[Source], tuple[list[VisualQuestion], LoadNotes]]] = {
+        "vqa2": lambda s: vqa2.read_questions(s.file, s.annotations, store, **_common(s)),
+        "daquar": lambda s: daquar.read_questions(s.file, store, split=s.split, **_common(s)),
+        "gqa": lambda s: gqa.read_questions(s.file, store, image_data=s.image_data, **_common(s)),
+        "jsonl": lambda s: jsonl.read_questions(s.file, store, **_common(s)),
+    }
+    if source.format not in readers:
+        raise _other_kind(source, "questions", readers)
+    store = source.image_store() if images is None else images
+    return readers[source.format](source)
+
+
+def load_statements(source: Source, images: ImageStore | None = None) -> tuple[list[VisualStatement], LoadNotes]:
+    """Read a source of sentences about two pictures; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no such sentences, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "nlvr2":
+        raise _other_kind(source, _HOLDS["nlvr2"], ("nlvr2",))
+    lists = {"balanced": source.balanced, "unbalanced": source.unbalanced}
+    subsets = {name: path for name, path in lists.items() if path is not None}
+    store = source.image_store() if images is None else images
+    return nlvr2.read_statements(source.file, store, subsets=subsets, **_common(source))
+
+
+def load_hypotheses(source: Source, images: ImageStore | None = None) -> tuple[list[VisualHypothesis], LoadNotes]:
+    """Read a source of sentences that a picture entails, contradicts or leaves open; see `load_captions`.
+
+    Raises:
+        SohoError: the format has no hypotheses, a file is not what it should be, rows are broken, or something is
+            missing under `on_missing: error`.
+    """
+    if source.format != "snli_ve":
+        raise _other_kind(source, _HOLDS["snli_ve"], ("snli_ve",))
+    store = source.image_store() if images is None else images
+    return snli_ve.read_hypotheses(source.file, store, **_common(source))
+
+
+# Formats without captions; all others are read by `load_captions`.
+_LOADERS: dict[str, Callable[[Source, ImageStore | None], tuple[Sequence[Example], LoadNotes]]] = {
+    "vqa2": load_questions,
+    "daquar": load_questions,
+    "gqa": load_questions,
+    "nlvr2": load_statements,
+    "snli_ve": load_hypotheses,
+}
+
+
+def _other_kind(source: Source, needed: str, formats: Iterable[str]) -> SohoError:
+    if source.format == "photo_list":
+        return SohoError(
+            f"{source.title} (format photo_list, {source.file}) lists photographs without texts; it belongs under "
+            "data.exclude"
+        )
+    return SohoError(
+        f"{source.title} (format {source.format}, {source.file}) has {_HOLDS.get(source.format, 'captions')}, but "
+        f"{needed} are needed here; formats with {needed}: {', '.join(formats)}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from soho.data.answer_text import normalize_answer
+from soho.data.answer_text import clean_spaces, normalize_answer
 from soho.errors import SohoError
 from soho.evaluation.metrics import Mean
 
@@ -42,8 +42,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     if not answers:
         raise SohoError("a question without annotators' answers cannot be scored (test questions withhold them)")
-    given = _one_line(prediction)
-    truths = [_one_line(answer) for answer in answers]
+    given = clean_spaces(prediction)
+    truths = [clean_spaces(answer) for answer in answers]
     if len(truths) < ANNOTATORS or len(set(truths)) > 1:
         given = normalize_answer(given)
         truths = [normalize_answer(truth) for truth in truths]
@@ -55,11 +55,6 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     agreeing = matches * min(1.0, (matches - 1) / enough)
     differing = (len(truths) - matches) * min(1.0, matches / enough)
     return (agreeing + differing) / len(truths)
-
-
-def _one_line(text: str) -> str:
-    """Do what the evaluator does to every string before anything else."""
-    return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 @dataclass

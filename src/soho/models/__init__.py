@@ -7,6 +7,8 @@ from soho.models.modeling_pretraining import SohoForPreTraining
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_visual_entailment import SohoForVisualEntailment
+from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
 from soho.models.released import SohoReleasedConfig, SohoReleasedForPreTraining, SohoReleasedModel
 from soho.models.visual_dictionary import VisualDictionary
 
@@ -20,6 +22,8 @@ __all__ = [
     "SohoForImageTextRetrieval",
     "SohoForPreTraining",
     "SohoForQuestionAnswering",
+    "SohoForVisualEntailment",
+    "SohoForVisualReasoning",
     "SohoModel",
     "SohoPreTrainedModel",
     "SohoReleasedConfig",

@@ -82,8 +82,9 @@ class SohoConfig(PretrainedConfig):
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
             fusion beside the aligned pair, drawn from the batch by contrastive similarity; 0 = all pairs of the
             batch, as in section 4.2.1.
-        answer_head_width: hidden width of the answer head as a multiple of `hidden_size`.
-        answer_head_dropout: dropout inside the answer head.
+        answer_head_width: hidden width of the answer head (VQA) and of the reasoning head (NLVR2) as a multiple of
+            `hidden_size`.
+        answer_head_dropout: dropout inside these two heads.
         answers: the answer vocabulary of a question-answering model, in index order.
         **kwargs: everything `PretrainedConfig` takes.
 

@@ -32,6 +32,8 @@ TASK_HEADS = (
     "mask_vector",
     "match_head",
     "answer_head",
+    "reasoning_head",
+    "entailment_head",
     "contrast_head",
     "match_contrast",
 )

@@ -1,8 +1,9 @@
 """The SOHO network by transformers conventions: what all models share, and the trunk `SohoModel`.
 
-The models with a head stand in `modeling_pretraining`, `modeling_retrieval` and `modeling_question_answering`. They
-take their trunk from `build_trunk` and the heads that depend on the wiring from the trunk, so that each of them sits on
-the paper's wiring and on that of the 2021 release (`soho.models.released`) alike.
+The models with a head stand in `modeling_pretraining`, `modeling_retrieval`, `modeling_question_answering`,
+`modeling_visual_reasoning` and `modeling_visual_entailment`. They take their trunk from `build_trunk`, and the heads
+that depend on the wiring from the trunk, so that each of them sits on the paper's wiring and on that of the 2021
+release (`soho.models.released`) alike.
 
 Shapes: B pictures, T texts, P pairs of them, L text tokens, N visual tokens, C hidden size, K codes.
 `pair_image_index` and `pair_text_index` say which picture and which text a pair joins, so that a picture goes through
@@ -22,6 +23,7 @@ from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, wiring_of
 from soho.models.contrast import ContrastHead, ContrastShare
 from soho.models.fusion import FusionTransformer, TextEmbedding
+from soho.models.heads import mlp_head
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
 from soho.models.visual_dictionary import VisualDictionary
@@ -189,15 +191,7 @@ class SohoModel(SohoPreTrainedModel):
 
     def new_answer_head(self) -> nn.Module:
         """Make the head that maps [CLS] (P, C) to one logit an answer (P, A) (section 4.2.2)."""
-        config = self.config
-        inner = config.answer_head_width * config.hidden_size
-        return nn.Sequential(
-            nn.Linear(config.hidden_size, inner),
-            nn.GELU(),
-            nn.LayerNorm(inner, eps=config.layer_norm_eps),
-            nn.Dropout(config.answer_head_dropout),
-            nn.Linear(inner, len(config.answers)),
-        )
+        return mlp_head(self.config, self.config.hidden_size, len(self.config.answers))
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the word embedding."""

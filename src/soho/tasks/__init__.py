@@ -6,12 +6,16 @@ import difflib
 
 from soho.errors import SohoError
 from soho.tasks.base import Processes, Task
+from soho.tasks.nlvr2 import Nlvr2Task
 from soho.tasks.pretraining import PretrainingTask
 from soho.tasks.retrieval import RetrievalTask
+from soho.tasks.snli_ve import SnliVeTask
 from soho.tasks.vqa import VqaTask
 from soho.training.recipe import Recipe
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (PretrainingTask, RetrievalTask, VqaTask)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (PretrainingTask, RetrievalTask, VqaTask, Nlvr2Task, SnliVeTask)
+}
 
 
 def task_class(name: str) -> type[Task]:
@@ -36,4 +40,15 @@ def build_task(recipe: Recipe) -> Task:
     return task_class(recipe.task)(recipe)
 
 
-__all__ = ["TASKS", "PretrainingTask", "Processes", "RetrievalTask", "Task", "VqaTask", "build_task", "task_class"]
+__all__ = [
+    "TASKS",
+    "Nlvr2Task",
+    "PretrainingTask",
+    "Processes",
+    "RetrievalTask",
+    "SnliVeTask",
+    "Task",
+    "VqaTask",
+    "build_task",
+    "task_class",
+]

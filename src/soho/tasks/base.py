@@ -12,6 +12,7 @@ from torch import Tensor
 
 from soho.data.batching import AspectRatioBatches
 from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey, resolve_sizes
+from soho.data.schema import Photo, photos_of
 from soho.data.sources import LoadNotes, Source, excluded_photographs, leave_out
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, check_config_fields
@@ -29,6 +30,7 @@ from soho.processing.image_processing_soho import start_image_processor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
 from soho.tasks.batches import PixelReader
+from soho.tasks.groups import PictureGroup
 from soho.training.recipe import Recipe
 
 # What a SOHO folder brings; named beside `model.start` these keys would silently do nothing.
@@ -40,14 +42,19 @@ class Item:
     """One thing to draw in an epoch.
 
     Attributes:
-        example: the record; it has `image`, `width` and `height`.
+        example: the record, or a `PictureGroup` of records about the same pictures.
         part: which of the example's captions, caption groups or rows.
-        size: (width, height) of the picture, filled in by `Task.loader`.
+        sizes: (width, height) of each picture of the example, filled in by `Task.loader`.
     """
 
     example: Any
     part: int = 0
-    size: tuple[int, int] = (0, 0)
+    sizes: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the only, or first, picture."""
+        return self.sizes[0]
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Task(ABC):
         name: the recipe's `task` value.
         model_class: the SOHO class with this task's head.
         visual_input: what the Transformer reads unless the recipe says otherwise (section 4.2).
+        has_baselines: whether a model without pictures and the most frequent answer say something of this task.
         recipe: the settings.
         processor: turns pictures and texts into tensors.
         pixels: reads pictures for all splits.
@@ -73,9 +81,11 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[type[SohoPreTrainedModel]]
     visual_input: ClassVar[str] = "features"
+    has_baselines: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self._check_baselines()
         self._loaded: dict[str, list[Any]] = {}
         self.notes: list[str] = []
         self._check_text_length()
@@ -155,6 +165,16 @@ class Task(ABC):
         config = SohoConfig(**{**sizes, **ids, **fields})
         return new_model(self.model_class, config, text=section.text, backbone=section.backbone)
 
+    def _check_baselines(self) -> None:
+        """Refuse settings of the baselines where they would do nothing."""
+        settings = {"data.image_blind": self.recipe.data.image_blind}
+        settings["evaluation.baselines"] = self.recipe.evaluation.baselines
+        for key, asked in settings.items():
+            if asked and not self.has_baselines:
+                raise SohoError(f"{key} is for vqa, nlvr2 and snli_ve; task {self.name} has no answer without pictures")
+        if all(settings.values()):
+            raise SohoError("evaluation.baselines trains a model on grey pictures itself; leave data.image_blind out")
+
     def _check_text_length(self) -> None:
         """Refuse texts that are longer than the model's learned positions."""
         section, length = self.recipe.model, self.recipe.data.text_length
@@ -182,7 +202,7 @@ class Task(ABC):
         return SohoProcessor(image_processor=images, tokenizer=tokenizer, text_length=data.text_length)
 
     def load_sources(self, split: str, read: Callable[[Source], tuple[list[Any], LoadNotes]]) -> list[Any]:
-        """Read every source of a split with one of `load_captions`, `load_questions`; keeps what they note.
+        """Read every source of a split with one of the loaders of `soho.data.sources`; keeps what they note.
 
         Photographs of `data.exclude` are left out of the training split.
         """
@@ -209,21 +229,25 @@ class Task(ABC):
         batch_size: int,
         shuffle: bool,
     ) -> EpochLoader:
-        """Return batches of one padded shape each.
+        """Return batches of one padded shape each; of one pair of shapes where an example has two pictures.
 
         A picture whose size cannot even be read is left out, counted and named in `notes`.
         """
-        unique = {str(item.example.image): item.example for item in items}
+        photos = [_photos(item.example) for item in items]
+        unique = {str(photo.image): photo for own in photos for photo in own}
         sizes = dict(zip(unique, resolve_sizes(list(unique.values()), progress=processes.rank == 0)))
         broken = [name for name, size in sizes.items() if size[0] == 0]
         if broken:
             self.notes.append(f"{len(broken)} pictures cannot be read and are left out: {', '.join(broken[:5])}")
-        kept = [replace(item, size=sizes[str(item.example.image)]) for item in items]
-        kept = [item for item in kept if item.size[0]]
+        kept = [
+            replace(item, sizes=tuple(sizes[str(photo.image)] for photo in own)) for item, own in zip(items, photos)
+        ]
+        kept = [item for item in kept if all(width for width, _ in item.sizes)]
         if not kept:
             raise SohoError("none of the pictures can be read; `soho data check` names them")
+        padded = self.processor.image_processor.padded_size
         batches = AspectRatioBatches(
-            [self.processor.image_processor.padded_size(*item.size) for item in kept],
+            [tuple(edge for size in item.sizes for edge in padded(*size)) for item in kept],
             batch_size,
             self.recipe.seed,
             world_size=processes.world_size,
@@ -232,3 +256,7 @@ class Task(ABC):
         )
         dataset = ExampleDataset(kept, load)
         return EpochLoader(dataset, batches, collate, workers=self.recipe.data.workers, seed=self.recipe.seed)
+
+
+def _photos(example: Any) -> tuple[Photo, ...]:
+    return example.photos if isinstance(example, PictureGroup) else photos_of(example)

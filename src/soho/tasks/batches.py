@@ -71,6 +71,13 @@ def blank_pixels(processor: SohoImageProcessor, size: tuple[int, int], *, visibl
     return torch.zeros(3, height, width), mask
 
 
+def sample_pixels(pixels: PixelReader, image: ImageRef, size: tuple[int, int], *, filler: bool, blind: bool) -> Pixels:
+    """Return what a sample shows: the picture, grey where the model is blind, nothing at all where it is a filler."""
+    if filler or blind:
+        return blank_pixels(pixels.processor, size, visible=not filler)
+    return pixels(image, size)
+
+
 def stack_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Stack pictures of one padded shape into (B, 3, H, W) and (B, H, W)."""
     return {

@@ -15,8 +15,9 @@ from soho.data.dataset import DecodeLog, EpochLoader, SampleKey, resolve_sizes
 from soho.data.schema import CaptionedImage
 from soho.data.sources import load_captions
 from soho.errors import SohoError
-from soho.evaluation.metrics import chance_recalls, retrieval_recalls
 from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_all_pairs
+from soho.evaluation.recompute import write_gallery
+from soho.evaluation.retrieval_protocols import fold_bounds, retrieval_figures
 from soho.models.losses import IGNORE
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
@@ -75,17 +76,26 @@ class RetrievalTask(Task):
     ) -> dict[str, float]:
         """Score all pictures against all captions of a split.
 
+        Where `out` is given the score matrix stays there, and `soho.evaluation.recompute` reads it.
+
         Returns:
-            TR and IR recalls and median ranks, and each one's chance level under `chance/`. With
-            `evaluation.max_images` / `max_texts` the gallery is the first n of each, less the pictures that cannot
-            be read; the figures tell its size by `images` and `texts`.
+            TR and IR recalls and median ranks, and each one's chance level under `chance/`. With `evaluation.folds`
+            also their mean over folds, behind the size of a fold: `1k/tr_r1`. With `evaluation.max_images` /
+            `max_texts` the gallery is the first n of each, less the pictures that cannot be read; the figures tell
+            its size by `images` and `texts`.
+
+        Raises:
+            SohoError: the gallery cannot be cut into `evaluation.folds`; told before anything is scored.
         """
         assert isinstance(model, SohoForImageTextRetrieval)
+        folds = self.recipe.evaluation.folds
+        if folds is not None:
+            fold_bounds(len(self.gallery(split)), self.gallery_texts(split)[1], folds)
         scores, text_image = self.score(model, split, processes, out)
-        figures = dict(retrieval_recalls(scores, text_image))
-        chance = chance_recalls(len(scores), text_image)
-        figures |= {f"chance/{name}": value for name, value in chance.items()}
-        return {**figures, "images": float(len(scores)), "texts": float(len(text_image))}
+        if out is not None and processes.rank == 0:
+            names = [str(example.image) for example in self.gallery(split)]
+            write_gallery(out, names, self.gallery_texts(split)[0], text_image, processes.world_size)
+        return retrieval_figures(scores, text_image, folds)
 
     def score(
         self, model: SohoForImageTextRetrieval, split: str, processes: Processes, out: Path | None = None

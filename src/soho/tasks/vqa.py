@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,22 +12,21 @@ import torch
 from torch import Tensor
 
 from soho.data.dataset import EpochLoader, SampleKey
-from soho.data.schema import ImageRef, VisualQuestion
+from soho.data.schema import VisualQuestion
 from soho.data.sources import load_questions
 from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
 from soho.evaluation.metrics import merge_processes
+from soho.evaluation.submission import AnswerSheet
 from soho.evaluation.vqa_score import VqaScore
 from soho.models.initialization import read_config
 from soho.models.losses import IGNORE
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, stack_pixels
+from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
+from soho.tasks.groups import TEXTS_AT_ONCE, PictureGroup, group_by_picture
 from soho.training.recipe import Recipe
-
-# Questions about one picture that are answered together in evaluation.
-QUESTIONS_AT_ONCE = 16
 
 
 class VqaTask(Task):
@@ -36,6 +34,7 @@ class VqaTask(Task):
 
     name: ClassVar[str] = "vqa"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+    has_baselines: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -97,7 +96,7 @@ class VqaTask(Task):
     ) -> dict[int, list[tuple[str, float]]]:
         """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
         answers = model.config.answers
-        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), QUESTIONS_AT_ONCE)]
+        items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), TEXTS_AT_ONCE)]
         sampler = QuestionSampler(self, {})
         loader = self.loader(
             items,
@@ -126,7 +125,10 @@ class VqaTask(Task):
         assert isinstance(model, SohoForQuestionAnswering)
         examples = self.examples(split)
         if not any(example.answers for example in examples):
-            raise SohoError(f"the questions of data.{split} have no answers, so there is nothing to measure")
+            raise SohoError(
+                f"the questions of data.{split} have no answers, so there is nothing to measure; "
+                "`soho submit vqa` writes them for the server"
+            )
         majority = self.majority_answer()
         score, baseline = VqaScore(), VqaScore()
         for row, best in self.predictions(model, split, processes).items():
@@ -137,58 +139,24 @@ class VqaTask(Task):
         score, baseline = merge_processes(score), merge_processes(baseline)
         return {**score.result(), "majority": baseline.result()["accuracy"]}
 
+    def answer_sheet(self, model: SohoPreTrainedModel, split: str, processes: Processes) -> AnswerSheet:
+        """Answer all questions of a split, with or without annotations; every process calls it, all return the whole.
+
+        A question whose picture cannot be read has no answer.
+        """
+        assert isinstance(model, SohoForQuestionAnswering)
+        examples = self.examples(split)
+        sheet = AnswerSheet()
+        for row, best in sorted(self.predictions(model, split, processes).items()):
+            sheet.update(examples[row].question_id, best[0][0])
+        return merge_processes(sheet)
+
     def majority_answer(self) -> str:
         """Return the most frequent answer of the training split ("yes" where there is none)."""
         if not self.recipe.data.train:
             return "yes"
         counts = Counter(answer for example in self.examples("train") for answer in example.answers)
         return counts.most_common(1)[0][0] if counts else "yes"
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionGroup:
-    """Questions about one picture, which goes through the CNN once for all of them.
-
-    Attributes:
-        questions: the records.
-        rows: their numbers in the split.
-    """
-
-    questions: tuple[VisualQuestion, ...]
-    rows: tuple[int, ...]
-
-    @property
-    def image(self) -> ImageRef:
-        """The picture."""
-        return self.questions[0].image
-
-    @property
-    def width(self) -> int:
-        """Pixels, 0 where the annotation does not tell."""
-        return self.questions[0].width
-
-    @property
-    def height(self) -> int:
-        """Pixels, 0 where the annotation does not tell."""
-        return self.questions[0].height
-
-
-def group_by_picture(questions: Iterable[tuple[int, VisualQuestion]], most: int) -> list[QuestionGroup]:
-    """Put up to `most` questions about a picture together; every question stands in exactly one group.
-
-    Args:
-        questions: (row, record) pairs.
-        most: questions in a group; 1 leaves every question alone.
-    """
-    of_picture: dict[ImageRef, list[tuple[int, VisualQuestion]]] = {}
-    for row, question in questions:
-        of_picture.setdefault(question.image, []).append((row, question))
-    groups = []
-    for members in of_picture.values():
-        for start in range(0, len(members), most):
-            rows, records = zip(*members[start : start + most])
-            groups.append(QuestionGroup(records, rows))
-    return groups
 
 
 class QuestionSampler:
@@ -202,21 +170,18 @@ class QuestionSampler:
 
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
-        group: QuestionGroup = item.example
-        if key.filler or self.blind:
-            pixels, mask = blank_pixels(self.processor.image_processor, item.size, visible=not key.filler)
-        else:
-            pixels, mask = self.pixels(group.image, item.size)
+        group: PictureGroup[VisualQuestion] = item.example
+        pixels, mask = sample_pixels(self.pixels, group.photos[0].image, item.size, filler=key.filler, blind=self.blind)
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
-            "ids": [self.processor.encode(question.question) for question in group.questions],
+            "ids": [self.processor.encode(question.question) for question in group.examples],
             "rows": [IGNORE if key.filler else row for row in group.rows],
         }
         if self.vocabulary:
-            labels = torch.full((len(group.questions), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
+            labels = torch.full((len(group.examples), len(self.vocabulary)), float(IGNORE) if key.filler else 0.0)
             if not key.filler:
-                for place, question in enumerate(group.questions):
+                for place, question in enumerate(group.examples):
                     for number, value in soft_scores(question.answers, self.vocabulary).items():
                         labels[place, number] = value
             sample["labels"] = labels

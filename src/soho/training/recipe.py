@@ -86,9 +86,13 @@ class DataSection(Section):
     answer_minimum_count: int = Field(
         default=9, ge=1, description="an answer enters the vocabulary when it occurs this often"
     )
-    image_blind: bool = Field(default=False, description="question-only baseline: every image is replaced by grey")
+    image_blind: bool = Field(
+        default=False, description="vqa, nlvr2, snli_ve: text-only baseline, every image is replaced by grey"
+    )
     questions_per_image: int = Field(
-        default=1, ge=1, description="vqa: training questions about one image that go through the CNN together"
+        default=1,
+        ge=1,
+        description="vqa, nlvr2, snli_ve: training texts about one image that go through the CNN together",
     )
     cache_megabytes: int = Field(
         default=0, ge=0, description="memory for decoded images, per data loading process; small sets only"
@@ -188,20 +192,28 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How a model is measured; has no influence on training."""
 
-    batch_size: int = Field(default=32, ge=1, description="images or questions per batch")
+    batch_size: int = Field(default=32, ge=1, description="images, questions, statements or hypotheses per batch")
     max_images: int | None = Field(default=None, ge=1, description="retrieval: only the first n images")
     captions_per_image: int | None = Field(
         default=None, ge=1, description="retrieval: only the first n captions of each image"
     )
     max_texts: int | None = Field(default=None, ge=1, description="retrieval: only the first n captions")
+    folds: int | None = Field(
+        default=None, ge=2, description="retrieval: also the mean over n folds of the gallery (5 for COCO 1K)"
+    )
     pair_batch: int = Field(default=512, ge=1, description="retrieval: image-text pairs scored at once")
     precision: Precision = Field(default="fp32", description="arithmetic of the forward pass")
+    baselines: bool = Field(
+        default=False,
+        description="vqa, nlvr2, snli_ve: also measure the most frequent training answer, and a model trained by the "
+        "same recipe on grey images (in output/blind)",
+    )
 
 
 class Recipe(Section):
     """Every setting of a run."""
 
-    task: str = Field(description="what is trained: pretraining, retrieval or vqa")
+    task: str = Field(description="what is trained: pretraining, retrieval, vqa, nlvr2 or snli_ve")
     output: AnyPath = Field(description="folder of the run: model, checkpoints, log")
     seed: int = Field(default=0, ge=0, description="all randomness follows from it")
     model: ModelSection = Field(default=ModelSection(), description="the model and its start")

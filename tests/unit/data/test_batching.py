@@ -41,6 +41,15 @@ def test_every_sample_once_in_batches_of_one_shape(
         assert all(len(batch) == 1 for batch in step if batch[0].filler)
 
 
+def test_examples_of_two_pictures_stand_together_by_the_pair_of_shapes() -> None:
+    shapes = [(*WIDE, *TALL), (*TALL, *WIDE), (*WIDE, *TALL), (*WIDE, *WIDE), (*TALL, *WIDE), (*WIDE, *TALL)]
+    batches = AspectRatioBatches(shapes, 2, 3, shuffle=False).batches(0)
+    assert [[item.index for item in batch] for batch in batches] == [[0, 2], [5], [1, 4], [3]]
+    shuffled = AspectRatioBatches(shapes, 2, 3).batches(0)
+    assert all(len({shapes[item.index] for item in batch}) == 1 for batch in shuffled)
+    assert sorted(item.index for batch in shuffled for item in batch) == list(range(6))
+
+
 @settings(max_examples=60, deadline=None)
 @given(shapes_lists, st.integers(1, 3), st.sampled_from([(1, 4), (2, 2), (4, 1)]))
 def test_a_step_reads_the_same_samples_however_it_is_shared(

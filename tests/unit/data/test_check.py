@@ -47,6 +47,48 @@ def test_sound_data(tmp_path: Path) -> None:
     assert lines[-1] == "Sound: retrieval can start on this data."
 
 
+def test_statements_about_two_pictures(tmp_path: Path) -> None:
+    names = [f"dev-1-{pair}-img{side}.png" for pair in (0, 1) for side in (0, 1)]
+    write_pictures(tmp_path / "images", [*names[:3], "train-1-0-img0.png", "train-1-0-img1.png"])
+    (tmp_path / "images" / names[1]).write_bytes((tmp_path / "images" / "train-1-0-img1.png").read_bytes())
+    rows = [{"identifier": f"dev-1-{pair}-0", "sentence": "two red dogs", "label": "True"} for pair in (0, 1)]
+    train = [{"identifier": "train-1-0-0", "sentence": "a dog", "label": "False"}]
+    sections = {
+        name: [Source(format="nlvr2", annotations=write_jsonl(tmp_path / f"{name}.json", lines), images=[tmp_path])]
+        for name, lines in (("train", train), ("validation", rows))
+    }
+    report = check(sections, "nlvr2", _words, text_length=4)
+    assert [(count.images, count.texts, count.cut, count.missing) for count in report.counts] == [
+        (2, 1, 0, 0),
+        (2, 1, 1, 1),  # the second row's right picture is not there
+    ]
+    assert "statements" in report.lines()[0]
+    fatal = _fatal(report)
+    assert [sentence for sentence in fatal if "1 image not found" in sentence]
+    assert [sentence for sentence in fatal if "1 picture with the same bytes in both" in sentence]
+    assert len(fatal) == 2
+
+
+def test_hypotheses_and_their_photographs(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", ["1.jpg", "2.jpg"])
+    row = {"gold_label": "neutral", "sentence2": "a dog"}
+    rows = {"train": ["1", "1", "2"], "test": ["2"]}
+    sections = {}
+    for name, photos in rows.items():
+        lines = [{**row, "Flickr30K_ID": photo, "pairID": f"{photo}#{place}"} for place, photo in enumerate(photos)]
+        path = write_jsonl(tmp_path / f"{name}.jsonl", [*lines, {**row, "Flickr30K_ID": "1", "gold_label": "-"}])
+        sections[name] = [Source(format="snli_ve", annotations=path, images=[tmp_path / "images"])]
+    report = check(sections, "snli_ve")
+    assert [(count.images, count.texts, count.left_out) for count in report.counts] == [(2, 3, 1), (1, 1, 1)]
+    assert "hypotheses" in report.lines()[0]
+    assert _fatal(report) == [
+        "train and test: 1 photograph in both; the result would be measured on photographs that were trained on"
+    ]
+    clean = check(sections, "snli_ve", exclude=sections["test"])
+    assert clean.sound
+    assert (clean.counts[0].images, clean.counts[0].left_out) == (1, 2)
+
+
 def test_missing_images_by_policy(tmp_path: Path) -> None:
     source = _own(tmp_path, 12)
     for index in range(7):

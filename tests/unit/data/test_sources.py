@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from soho.data.check import check
-from soho.data.sources import Source, excluded_photographs, leave_out, load_captions, load_questions
+from soho.data.sources import (
+    Source,
+    excluded_photographs,
+    leave_out,
+    load_captions,
+    load_hypotheses,
+    load_questions,
+    load_statements,
+)
 from soho.errors import SohoError
 from tests.unit.data.pictures import write_json, write_jsonl, write_pictures, zip_folder
 
@@ -101,6 +109,15 @@ def test_a_source_of_the_wrong_kind(tmp_path: Path) -> None:
     coco = Source(format="coco", annotations="c.json", images=str(tmp_path), name="mine")
     with pytest.raises(SohoError, match=r"mine \(format coco, c\.json\) has captions, but questions are needed here"):
         load_questions(coco)
+    pairs = Source(format="nlvr2", annotations="n.json", images=str(tmp_path))
+    with pytest.raises(
+        SohoError, match=r"nlvr2 \(format nlvr2, n\.json\) has statements about two pictures, but capti"
+    ):
+        load_captions(pairs)
+    with pytest.raises(SohoError, match=r"hypotheses are needed here; formats with hypotheses: snli_ve$"):
+        load_hypotheses(pairs)
+    with pytest.raises(SohoError, match=r"has captions, but statements about two pictures are needed here; .*: nlvr2$"):
+        load_statements(coco)
 
 
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from soho.errors import SohoError
 from soho.evaluation.vqa_score import VqaScore, score_answers, vqa_accuracy
-from tests.unit.evaluation.parity import parity_file
 
 
 @pytest.mark.parametrize(
@@ -24,6 +21,45 @@ def test_normalised_only_where_annotators_differ() -> None:
     assert vqa_accuracy("Yes", ["Yes"] * 10) == 1.0
     assert vqa_accuracy("yes", ["Yes"] * 9 + ["no"]) == 1.0
     assert vqa_accuracy("the two dogs", ["2 dogs"] * 5 + ["dogs"] * 5) == 1.0
+
+
+def test_a_tie_of_the_annotators_makes_both_answers_right() -> None:
+    answers = ["red"] * 5 + ["blue"] * 5
+    assert vqa_accuracy("red", answers) == vqa_accuracy("blue", answers) == 1.0
+    # Two, two and six: each of the twos keeps 1/3 in two sets and 2/3 in eight.
+    answers = ["red"] * 2 + ["blue"] * 2 + ["green"] * 6
+    assert vqa_accuracy("red", answers) == pytest.approx((2 * 1 / 3 + 8 * 2 / 3) / 10)
+    assert vqa_accuracy("blue", answers) == vqa_accuracy("red", answers)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "given", "score"),
+    [
+        ("yes", "Yes.", 1.0),  # case and full stop
+        ("dog", "a dog", 1.0),  # article
+        ("the", "an", 1.0),  # nothing but articles: both are empty
+        ("2", "two", 1.0),  # number word
+        ("dont know", "don't know", 1.0),  # contraction
+        ("3.5", "3.5.", 1.0),  # a stop between digits stays, one at the end goes
+        ("35", "3.5", 0.0),
+        ("1000", "1,000", 1.0),
+        ("t shirt", "t-shirt", 1.0),  # a mark inside a word becomes a space
+        ("tshirt", "t-shirt", 0.0),
+        ("red white", "red, white", 1.0),  # a mark at a word's edge is removed
+        ("dogs", "dog", 0.0),  # no stemming
+        ("it's", "its", 0.0),  # "its" is a word of its own
+        ("", "?!", 1.0),  # nothing but punctuation
+    ],
+)
+def test_rules_of_normalisation_where_annotators_differ(prediction: str, given: str, score: float) -> None:
+    # Four annotators gave it, which is full agreement; six gave something else, so that normalisation takes place.
+    assert vqa_accuracy(prediction, [given] * 4 + ["something else"] * 6) == score
+
+
+def test_an_empty_answer_matches_only_empty_ones() -> None:
+    assert vqa_accuracy("", ["red"] * 10) == 0.0
+    assert vqa_accuracy("", [""] * 4 + ["red"] * 6) == 1.0
+    assert vqa_accuracy("red", [""] * 8 + ["red"] * 2) == pytest.approx(0.6)
 
 
 def test_line_breaks_and_outer_spaces_never_count() -> None:
@@ -73,16 +109,3 @@ def test_score_answers_wants_each_question_once() -> None:
         score_answers({"1": "a"}, truths)
     with pytest.raises(SohoError, match="question 3 was answered but"):
         score_answers({"1": "a", "2": "c", "3": "d"}, truths)
-
-
-def test_official_evaluator_agrees_in_every_number() -> None:
-    expected = json.loads(parity_file("vqa_score.json").read_text())
-    score = VqaScore()
-    for case in expected["cases"]:
-        found = score.update(case["prediction"], case["answers"], case["answer_type"], case["question_type"])
-        assert 100 * found == pytest.approx(case["accuracy_percent"], abs=1e-6), case
-    found = score.result()
-    assert 100 * found["accuracy"] == pytest.approx(expected["overall"], abs=5e-3)
-    for kind in ("question_type", "answer_type"):
-        for name, value in expected[f"per_{kind}"].items():
-            assert 100 * found[f"{kind}/{name}"] == pytest.approx(value, abs=1e-6)

@@ -18,17 +18,21 @@ from soho.models import (
     SohoForImageTextRetrieval,
     SohoForPreTraining,
     SohoForQuestionAnswering,
+    SohoForVisualEntailment,
+    SohoForVisualReasoning,
     SohoModel,
     SohoPreTrainedModel,
 )
 from soho.models.initialization import load_model, new_model, quiet_transformers
-from tests.unit.models.tiny import change_weights, picture_batch, stirred, tiny_config
+from tests.unit.models.tiny import change_weights, picture_batch, second_pictures, stirred, tiny_config
 
 CLASSES: list[type[SohoPreTrainedModel]] = [
     SohoModel,
     SohoForPreTraining,
     SohoForImageTextRetrieval,
     SohoForQuestionAnswering,
+    SohoForVisualReasoning,
+    SohoForVisualEntailment,
 ]
 
 
@@ -45,8 +49,11 @@ def build(model_class: type[SohoPreTrainedModel], **changes: Any) -> SohoPreTrai
 
 
 def first_output(model: SohoPreTrainedModel) -> torch.Tensor:
+    batch = picture_batch(2)
+    if isinstance(model, SohoForVisualReasoning):
+        batch |= second_pictures(2)
     with torch.no_grad():
-        result = model(**picture_batch(2))
+        result = model(**batch)
     return result.last_hidden_state if isinstance(model, SohoModel) else result.logits
 
 
@@ -127,6 +134,23 @@ def test_another_tasks_folder_gives_the_trunk_and_says_which_heads_are_new(tmp_p
     assert isinstance(retrieval, SohoForImageTextRetrieval)
     assert torch.equal(retrieval.match_head.weight, pretrained.match_head.weight)
     assert report.initialised == {}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "head"),
+    [(SohoForVisualReasoning, "reasoning_head"), (SohoForVisualEntailment, "entailment_head")],
+)
+def test_pre_training_starts_the_classifiers_of_two_tasks_and_back(
+    model_class: type[SohoPreTrainedModel], head: str, tmp_path: Path
+) -> None:
+    build(SohoForPreTraining).save_pretrained(tmp_path / "pretraining")
+    model, report = load_model(model_class, str(tmp_path / "pretraining"), visual_input="features")
+    assert set(report.initialised) == {head}
+    assert set(report.left_over) == {"match_head", "mlm_head", "mvm_head"}
+    model.save_pretrained(tmp_path / "tuned")
+    _, report = load_model(SohoForImageTextRetrieval, str(tmp_path / "tuned"))
+    assert set(report.initialised) == {"match_head"}
+    assert set(report.left_over) == {head}
 
 
 def test_a_new_tied_head_does_not_overwrite_the_loaded_word_embedding(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def picture_batch(count: int, height: int = 128, width: int = 192, seed: int = 0
     return {"pixel_values": pixels, "pixel_mask": mask, "input_ids": ids, "attention_mask": attention}
 
 
+def second_pictures(count: int, height: int = 192, width: int = 64, seed: int = 5) -> dict[str, Tensor]:
+    """Return the right pictures of `count` pairs, of another shape than those of `picture_batch`."""
+    batch = picture_batch(count, height, width, seed)
+    return {"pixel_values_2": batch["pixel_values"], "pixel_mask_2": batch["pixel_mask"]}
+
+
 def pretraining_batch(images: int = 4, seed: int = 0) -> dict[str, Tensor]:
     """Return pictures with two texts each, the first of which matches; the texts have masked places."""
     generator = torch.Generator().manual_seed(seed + 1)

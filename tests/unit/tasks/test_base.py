@@ -10,7 +10,16 @@ import torch
 from PIL import Image
 
 from soho.errors import SohoError
-from soho.tasks import TASKS, PretrainingTask, Processes, RetrievalTask, VqaTask, build_task
+from soho.tasks import (
+    TASKS,
+    Nlvr2Task,
+    PretrainingTask,
+    Processes,
+    RetrievalTask,
+    SnliVeTask,
+    VqaTask,
+    build_task,
+)
 from soho.training.recipe import load_recipe
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
@@ -31,8 +40,8 @@ def draw(folder: Path, *numbers: int) -> None:
 
 
 def test_every_task_of_a_recipe_has_a_class(world: Path, tmp_path: Path) -> None:
-    assert list(TASKS) == ["pretraining", "retrieval", "vqa"]
-    assert set(TASKS.values()) == {PretrainingTask, RetrievalTask, VqaTask}
+    assert list(TASKS) == ["pretraining", "retrieval", "vqa", "nlvr2", "snli_ve"]
+    assert set(TASKS.values()) == {PretrainingTask, RetrievalTask, VqaTask, Nlvr2Task, SnliVeTask}
     for name, kind in TASKS.items():
         assert type(build_task(tiny_recipe(name, world, tmp_path / name))) is kind
 
@@ -131,3 +140,17 @@ def test_a_start_that_is_no_folder(world: Path, tmp_path: Path) -> None:
         build_task(tiny_recipe("retrieval", world, tmp_path / "run", f"model.start={tmp_path}/gone")).build_model()
     assert "gone" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["pretraining", "retrieval"])
+@pytest.mark.parametrize("key", ["data.image_blind", "evaluation.baselines"])
+def test_baselines_are_refused_where_they_say_nothing(world: Path, tmp_path: Path, task: str, key: str) -> None:
+    with pytest.raises(SohoError, match=f"{key} is for vqa, nlvr2 and snli_ve; task {task} has no answer without"):
+        build_task(tiny_recipe(task, world, tmp_path / "run", f"{key}=true"))
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli_ve"])
+def test_a_blind_model_has_no_blind_baseline(world: Path, tmp_path: Path, task: str) -> None:
+    both = ("data.image_blind=true", "evaluation.baselines=true")
+    with pytest.raises(SohoError, match=r"trains a model on grey pictures itself; leave data\.image_blind out"):
+        build_task(tiny_recipe(task, world, tmp_path / "run", *both))

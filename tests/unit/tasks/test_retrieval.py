@@ -12,6 +12,8 @@ import torch
 
 from soho.data.dataset import SampleKey
 from soho.data.images import decode
+from soho.errors import SohoError
+from soho.evaluation.recompute import read_scores, recompute
 from soho.models import SohoForImageTextRetrieval
 from soho.tasks import Processes, RetrievalTask
 from soho.tasks.retrieval import collate_grid
@@ -152,3 +154,23 @@ def test_evaluation_of_an_untrained_model(task: RetrievalTask, model: SohoForIma
     assert figures["chance/tr_r1"] == pytest.approx(0.05)
     assert all(0 <= figures[name] <= 1 for name in ("tr_r1", "tr_r5", "tr_r10", "ir_r1", "ir_r5", "ir_r10"))
     assert figures["ir_r1"] <= figures["ir_r5"] <= figures["ir_r10"]
+
+
+def test_the_scores_left_on_disk_give_the_same_figures(
+    task: RetrievalTask, model: SohoForImageTextRetrieval, tmp_path: Path
+) -> None:
+    small = changed(task, captions_per_image=2, folds=4)
+    figures = small.evaluate(model, "test", Processes(), tmp_path / "scores")
+    assert (figures["images"], figures["texts"], figures["folds"]) == (20, 40, 4)
+    assert figures["chance/5_images/ir_r1"] == pytest.approx(1 / 5)
+    assert recompute(tmp_path / "scores", folds=4) == figures
+    assert read_scores(tmp_path / "scores").texts == small.gallery_texts("test")[0]
+
+
+def test_folds_that_do_not_fit_are_told_before_anything_is_scored(
+    task: RetrievalTask, model: SohoForImageTextRetrieval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = changed(task, max_images=4, folds=5)
+    monkeypatch.setattr(small, "score", lambda *_: pytest.fail("scored"))
+    with pytest.raises(SohoError, match=r"evaluation\.folds=5 is more than the 4 images"):
+        small.evaluate(model, "test", Processes())

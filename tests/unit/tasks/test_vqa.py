@@ -15,7 +15,8 @@ from soho.data.schema import ImageRef, VisualQuestion
 from soho.errors import SohoError
 from soho.models import SohoForQuestionAnswering
 from soho.tasks import Processes, VqaTask
-from soho.tasks.vqa import collate_questions, group_by_picture, read_answers
+from soho.tasks.groups import group_by_picture
+from soho.tasks.vqa import collate_questions, read_answers
 from soho.training.recipe import load_recipe
 from tests.tiny_recipes import tiny_recipe, tiny_values, write_recipe
 
@@ -51,7 +52,7 @@ def test_soft_labels(task: VqaTask) -> None:
     dataset = task.train_loader(Processes()).dataset
     labels = {}
     for row, item in enumerate(dataset.items):
-        (question,) = item.example.questions
+        (question,) = item.example.examples
         labels[question.question] = dataset[SampleKey(row, 0)].fields["labels"][0].tolist()
     assert labels == {
         "What colour?": pytest.approx([2 / 3, 1 / 3, 0]),
@@ -78,11 +79,11 @@ def test_a_batch_and_its_fillers(task: VqaTask) -> None:
 
 def test_questions_about_one_picture_share_it(tmp_path: Path) -> None:
     alone, together = own_task(tmp_path / "own"), own_task(tmp_path / "own", "data.questions_per_image=3")
-    single = [item.example.questions[0] for item in alone.train_loader(Processes()).dataset.items]
+    single = [item.example.examples[0] for item in alone.train_loader(Processes()).dataset.items]
     groups = [item.example for item in together.train_loader(Processes()).dataset.items]
-    assert [len(group.questions) for group in groups] != [1] * len(single)
-    assert sorted(q.question for group in groups for q in group.questions) == sorted(q.question for q in single)
-    assert all(len({question.image for question in group.questions}) == 1 for group in groups)
+    assert [len(group.examples) for group in groups] != [1] * len(single)
+    assert sorted(q.question for group in groups for q in group.examples) == sorted(q.question for q in single)
+    assert all(len({question.image for question in group.examples}) == 1 for group in groups)
     # One model gives the same loss however its questions are put together.
     model, _ = alone.build_model()
     model.eval()

@@ -15,8 +15,14 @@ def coco_key(image_id: str, source: str) -> str:
 
 def flickr_key(file_name: str, source: str) -> str:
     """Return `flickr:1000092795` for `1000092795.jpg` or `1000092795_693b08cb0e.jpg`, else a key in `source`."""
+    number = flickr_number(file_name)
+    return f"{source}:{file_name}" if number is None else f"flickr:{number}"
+
+
+def flickr_number(file_name: str) -> str | None:
+    """Return `1000092795` for a Flickr photograph's file name, None for any other name."""
     match = _FLICKR.match(file_name.rsplit("/", 1)[-1])
-    return f"flickr:{match.group(1)}" if match else f"{source}:{file_name}"
+    return match.group(1) if match else None
 
 
 def coco_file_names(file_name: str) -> tuple[str, ...]:

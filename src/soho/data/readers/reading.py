@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from soho.data.images import ImageStore
-from soho.data.readers.files import a_type, describe
+from soho.data.readers.files import a_type, describe, read_raw_lines
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
 
@@ -172,6 +173,38 @@ def section(content: Any, key: str, path: Path, expected: str, inner: str) -> li
     return rows
 
 
+def json_lines(path: Path, expected: str, reading: Reading) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield (line number, record) of an upstream JSON Lines file and note lines that are no object as broken.
+
+    Args:
+        path: the file; empty lines are passed over.
+        expected: what it should be, for the message where it is something else.
+        reading: notes the broken lines.
+
+    Raises:
+        SohoError: the file is one JSON value over many lines, or cannot be opened.
+    """
+    first = True
+    for number, raw in read_raw_lines(path):
+        if not raw.strip():
+            continue
+        if first and raw.strip() in (b"[", b"{"):
+            raise SohoError(f"{path} is one JSON value over many lines, but {expected} was expected")
+        first = False
+        try:
+            content = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            reading.broken(number, "not UTF-8 text; save the file as UTF-8")
+            continue
+        except json.JSONDecodeError as error:
+            reading.broken(number, f"not JSON ({error.msg} at column {error.colno})")
+            continue
+        if isinstance(content, Mapping):
+            yield number, content
+        else:
+            reading.broken(number, f"an object was expected, found {a_type(content)}")
+
+
 def objects(rows: Sequence[Any], place: str, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (where, record) of the rows that are objects and note the others as broken."""
     for index, row in enumerate(rows):
@@ -182,7 +215,7 @@ def objects(rows: Sequence[Any], place: str, reading: Reading) -> Iterator[tuple
             reading.broken(where, f"an object was expected, found {a_type(row)}")
 
 
-def identifier(row: Mapping[str, Any], keys: Sequence[str], where: str, reading: Reading) -> str | None:
+def identifier(row: Mapping[str, Any], keys: Sequence[str], where: int | str, reading: Reading) -> str | None:
     """Return the number or string under the first of `keys` that is there, as a string; None if broken (noted)."""
     for key in keys:
         if key in row:

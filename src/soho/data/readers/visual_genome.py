@@ -38,7 +38,7 @@ def read_captions(
     Raises:
         SohoError: a file is something else, rows are broken, or something is missing under "error".
     """
-    details = {} if image_data is None else _read_image_data(image_data)
+    details = {} if image_data is None else read_image_data(image_data)
     reading = Reading(name, annotations, images, on_missing)
     if image_data is None:
         reading.notes.remarks.append(
@@ -70,15 +70,24 @@ def read_captions(
         detail = details.get(image_id, {})
         if (ref := reading.find(*_file_names(image_id, detail))) is None:
             continue
-        coco_id = detail.get("coco_id")
-        key = f"vg:{image_id}" if coco_id is None else f"coco:{coco_id}"
         ids, texts = zip(*phrases)
         width, height = pixels(detail, "width"), pixels(detail, "height")
-        result.append(CaptionedImage(image_id, key, ref, texts, ids, width, height))
+        result.append(CaptionedImage(image_id, photo_key(image_id, details), ref, texts, ids, width, height))
     return result, reading.finish(len(result), sum(len(item.captions) for item in result))
 
 
-def _read_image_data(path: Path) -> dict[str, Mapping[str, Any]]:
+def photo_key(image_id: str, details: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return `coco:<id>` for a photograph that COCO has too, else `vg:<id>`; see `read_image_data`."""
+    coco_id = details.get(image_id, {}).get("coco_id")
+    return f"vg:{image_id}" if coco_id is None else f"coco:{coco_id}"
+
+
+def read_image_data(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Return image id -> record (width, height, url, coco_id) of `image_data.json`.
+
+    Raises:
+        SohoError: the file is something else.
+    """
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
         raise SohoError(f"{path} is {describe(content)}, but {_IMAGE_DATA} was expected")

@@ -92,6 +92,30 @@ def read_questions(
     return result, reading.finish(len(result), len(result))
 
 
+def read_question_ids(questions: Path, *, name: str = "vqa2") -> list[str]:
+    """Return the ids of all questions of a file in its order, whether their pictures are there or not.
+
+    Args:
+        questions: the questions file.
+        name: data-set name for messages.
+
+    Raises:
+        SohoError: the file is something else, or an id is missing or comes twice.
+    """
+    reading = Reading(name, questions, ImageStore([]))
+    ids: dict[str, None] = {}
+    for where, row in objects(
+        section(read_json(questions), "questions", questions, _QUESTIONS, "question"), "questions", reading
+    ):
+        question_id = identifier(row, ("question_id",), where, reading)
+        if question_id in ids:
+            reading.broken(where, f"the question id {question_id} was used before")
+        elif question_id is not None:
+            ids[question_id] = None
+    reading.finish(len(ids), len(ids))
+    return list(ids)
+
+
 def _read_annotations(path: Path, name: str, images: ImageStore) -> dict[str, Mapping[str, Any]]:
     """Return question id -> annotation record, whose answers have been checked."""
     rows = section(read_json(path), "annotations", path, _ANNOTATIONS, inner="answers")
