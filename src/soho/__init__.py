@@ -10,13 +10,17 @@ from soho.models import (
     SohoForVisualEntailment,
     SohoForVisualReasoning,
     SohoModel,
+    SohoReleasedConfig,
+    SohoReleasedForPreTraining,
+    SohoReleasedModel,
 )
 from soho.processing import SohoImageProcessor, SohoProcessor
 
 __version__ = "0.1.0"
 
-AutoImageProcessor.register(SohoConfig, image_processor_classes={"pil": SohoImageProcessor}, exist_ok=True)
-AutoProcessor.register(SohoConfig, SohoProcessor, exist_ok=True)
+for _config in (SohoConfig, SohoReleasedConfig):
+    AutoImageProcessor.register(_config, image_processor_classes={"pil": SohoImageProcessor}, exist_ok=True)
+    AutoProcessor.register(_config, SohoProcessor, exist_ok=True)
 
 __all__ = [
     "SohoConfig",
@@ -28,4 +32,7 @@ __all__ = [
     "SohoImageProcessor",
     "SohoModel",
     "SohoProcessor",
+    "SohoReleasedConfig",
+    "SohoReleasedForPreTraining",
+    "SohoReleasedModel",
 ]

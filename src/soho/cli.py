@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Draw the embedded world, or check data before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+convert_app = typer.Typer(help="Turn checkpoints of other layouts into model folders.", no_args_is_help=True)
+app.add_typer(convert_app, name="convert")
 submit_app = typer.Typer(help="Write files for the servers that hold back the answers.", no_args_is_help=True)
 app.add_typer(submit_app, name="submit")
 
@@ -173,6 +175,37 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
         print(line)
     if not report.sound:
         raise typer.Exit(1)
+
+
+@convert_app.command("released")
+def convert_released(
+    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="A checkpoint of the code released in 2021.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new model folder.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder, hub id or package:NAME/folder; the release used bert-base-uncased.")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="JSON with the answers of a question-answering checkpoint, in index order.")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads; default: the checkpoint's settings, else 64 channels each.")
+    ] = None,
+    mask_width_defect: Annotated[bool, typer.Option(help="Keep the release's defect in the padding mask.")] = False,
+) -> None:
+    """Convert released pre-training or question-answering weights; says what became of every key.
+
+    Runs no code of the file. Leaves nothing behind if anything in it is not as expected.
+    """
+    from soho.conversion import REPORT_NAME
+    from soho.conversion import convert_released as convert
+
+    report = convert(
+        source, out, tokenizer=tokenizer, answers=answers, heads=heads, mask_width_defect=mask_width_defect
+    )
+    for line in report.lines():
+        if not line.startswith("used: "):
+            print(line)
+    print(f"model: {out} (every key: {out / REPORT_NAME})")
 
 
 @submit_app.command("vqa")

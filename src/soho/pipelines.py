@@ -26,6 +26,7 @@ from soho.processing.processing_soho import SohoProcessor
 # Which class reads which kind of folder; a pre-training folder holds the match head, so it can score pairs.
 PREDICTORS: dict[str, type[SohoPreTrainedModel]] = {
     "SohoForPreTraining": SohoForImageTextRetrieval,
+    "SohoReleasedForPreTraining": SohoForImageTextRetrieval,
     "SohoForImageTextRetrieval": SohoForImageTextRetrieval,
     "SohoForQuestionAnswering": SohoForQuestionAnswering,
     "SohoForVisualReasoning": SohoForVisualReasoning,
@@ -102,7 +103,11 @@ class SohoPipeline:
                 f"{folder} holds a {kinds[0]}, which cannot predict; expected one of {', '.join(PREDICTORS)}"
             )
         model, _ = load_model(PREDICTORS[kinds[0]], str(folder), trust_remote_code=trust_remote_code)
-        return cls(model, SohoProcessor.from_pretrained(folder), device)
+        try:
+            processor = SohoProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise SohoError(f"{folder} holds no tokenizer or picture settings: {str(error).splitlines()[0]}") from None
+        return cls(model, processor, device)
 
     @torch.inference_mode()
     def match(self, image: Picture, texts: str | list[str]) -> list[Prediction]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from soho.models import SohoForPreTraining, VisualDictionary
+from soho.models.released.dictionary import ReleasedDictionary
 from tests.support import ROOT
 from tests.unit.models.tiny import filler_of, gradients, half_of, pretraining_batch, stirred, tiny_config
 
@@ -116,7 +117,27 @@ def run_training(rank: int, world: int) -> list[State]:
     return states
 
 
-SCENARIOS = {"eq4": run_eq4, "revival": run_revival, "training": run_training}
+def run_released(rank: int, world: int) -> list[State]:
+    """The released wiring moves its codes at every forward pass; in pass 1 process 1 has a filler, in 2 everybody."""
+    generator = torch.Generator().manual_seed(4)
+    torch.manual_seed(1)
+    dictionary = ReleasedDictionary(7, 6, momentum=0.4, epsilon=1e-5).train()
+    states = []
+    for number in range(4):
+        features = torch.randn(4, 5, 6, generator=generator)
+        mask = torch.rand(4, 5, generator=generator) < 0.6
+        mask[:, 0] = True
+        if number == 1:
+            mask[2:] = False
+        if number == 2:
+            mask[:] = False
+        rows = slice(None) if world == 1 else slice(2 * rank, 2 * rank + 2)
+        dictionary(features[rows], mask[rows])
+        states.append(snapshot(dictionary))
+    return states
+
+
+SCENARIOS = {"eq4": run_eq4, "revival": run_revival, "training": run_training, "released": run_released}
 
 
 def main(folder: Path) -> None:
@@ -133,7 +154,12 @@ def main(folder: Path) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[State]]]:
     """What each of two processes saw."""
     folder = tmp_path_factory.mktemp("two")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "1",
+    }
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, __file__, str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180
@@ -160,6 +186,17 @@ def test_dictionary_of_two_processes_equals_one(two: list[dict[str, list[State]]
     moved = [not torch.equal(a["codes"], b["codes"]) for a, b in pairwise(expected)]
     assert moved == ([True, True, False, True] if scenario == "eq4" else [True, True])
     assert expected[-1]["updates"].item() == (4 if scenario == "eq4" else 3)
+
+
+@pytest.mark.distributed
+def test_the_released_dictionary_of_two_processes_equals_one(two: list[dict[str, list[State]]]) -> None:
+    expected = run_released(0, 1)
+    for rank in range(2):
+        for actual, state in zip(two[rank]["released"], expected):
+            same(actual, state)
+    for left, right in zip(two[0]["released"], two[1]["released"]):
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert [not torch.equal(a["codes"], b["codes"]) for a, b in pairwise(expected)] == [True, False, True]
 
 
 @pytest.mark.distributed

@@ -17,13 +17,17 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, ResNetConfig, ResNetForImageClassification
 
+from soho.conversion import convert_released
 from soho.models import (
     SohoForImageTextRetrieval,
     SohoForPreTraining,
     SohoForQuestionAnswering,
     SohoForVisualEntailment,
     SohoForVisualReasoning,
+    SohoReleasedConfig,
+    SohoReleasedForPreTraining,
 )
+from soho.models.released.conversion import to_released
 from soho.pipelines import SohoPipeline
 from soho.runs import evaluate, train
 from soho.training.recipe import Recipe, load_recipe
@@ -79,8 +83,8 @@ def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
 
 def test_all_recipes_have_a_test_here() -> None:
     folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
-    assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain"}
-    assert len(RECIPES) == 21  # those of finetune are in test_finetune_recipes
+    assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain", "released"}
+    assert len(RECIPES) == 23  # those of finetune are in test_finetune_recipes
 
 
 # -- The demonstration ----------------------------------------------------------------------------------------------
@@ -282,3 +286,43 @@ def test_the_papers_model(world: Path, scratch: Path) -> None:
     assert (config.hidden_size, config.num_hidden_layers, config.dictionary_size) == (768, 12, 2048)
     assert config.visual_backbone["depths"] == [3, 4, 23, 3]
     assert "mvm_majority" in evaluate(settings, "train")
+
+
+# -- Recipes that start from a converted checkpoint -------------------------------------------------------------------
+
+
+@pytest.mark.recipe
+@pytest.mark.slow
+def test_from_a_released_checkpoint(world: Path, scratch: Path) -> None:
+    """A checkpoint of the release's true size, random: converted, pre-trained on, fine-tuned for questions."""
+    config = SohoReleasedConfig(num_hidden_layers=3, visual_backbone=resnet_18())
+    torch.manual_seed(0)
+    torch.save({"state_dict": to_released(SohoReleasedForPreTraining(config))}, scratch / "in.pth")
+    bert = write_bert(scratch / "bert", layers=1)
+    convert_released(scratch / "in.pth", scratch / "start", tokenizer=str(bert))
+    root = official_layout(world, scratch / "data")
+    (root / "vqa").mkdir()
+    for path in (world / "annotations").glob("v2_*2014_*.json"):
+        (root / "vqa" / path.name).symlink_to(path)
+    common = (
+        f"data.root={root}",
+        "data.answer_minimum_count=2",
+        f"model.start={scratch / 'start'}",
+        *SMALL,
+        "training.accumulation=1",
+    )
+    for name, counts in (("pretrain", (4, 4)), ("vqa", (40, 40))):
+        settings = recipe(
+            f"released/{name}.yaml", *common, f"output={scratch / name}", *limits("train", *counts), batch=2, steps=1
+        )
+        folder = assert_trains(settings)
+        trained = CLASSES[settings.task].from_pretrained(folder)
+        assert isinstance(trained.config, SohoReleasedConfig)
+        assert (trained.config.hidden_size, trained.config.num_attention_heads) == (768, 12)
+    figures = evaluate(settings, "train")
+    assert 0 <= figures["accuracy"] <= 1
+
+
+def resnet_18() -> dict[str, object]:
+    sizes = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
+    return {"model_type": "resnet", "layer_type": "basic", **sizes}

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.randomness",
         "soho.training.recipe",
     },
+    "soho.conversion": {"soho.errors", "soho.models", "soho.processing"},
     "soho.pipelines": {"soho.data", "soho.errors", "soho.models", "soho.processing"},
     "soho.runs": {"soho.data", "soho.errors", "soho.evaluation", "soho.models", "soho.tasks", "soho.training"},
     "soho.demo": {
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.training",
     },
     "soho.cli": {
+        "soho.conversion",
         "soho.data",
         "soho.demo",
         "soho.errors",
@@ -144,6 +146,7 @@ def test_the_demonstration_and_the_runs_are_leaves() -> None:
 
     assert importers("soho.demo") <= {"soho.cli"}
     assert importers("soho.runs") <= {"soho.cli", "soho.demo"}
+    assert importers("soho.conversion") <= {"soho.cli"}
     assert importers("soho.pipelines") <= {"soho.cli", "soho.demo"}
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from soho.errors import SohoError
 
@@ -175,6 +175,22 @@ class SohoConfig(PretrainedConfig):
         self._check()
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Read the configuration of a folder or hub id; the class is that of the wiring its file names.
+
+        Raises:
+            SohoError: it is that of another kind of model.
+        """
+        chosen = wiring_of(pretrained_model_name_or_path, **kwargs)
+        if chosen is not cls and issubclass(chosen, cls):
+            return chosen.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if chosen is not cls:
+            raise SohoError(
+                f"{str(pretrained_model_name_or_path)!r} is a {chosen.model_type!r} model; expected {cls.model_type!r}"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a configuration from what a file says; as in transformers.
 
@@ -231,6 +247,27 @@ class SohoConfig(PretrainedConfig):
             self.visual_input = "features"
 
 
+def wiring_of(source: Any, **kwargs: Any) -> type[SohoConfig]:
+    """Return the configuration class of a folder or hub id, by the model type that its file names.
+
+    Args:
+        source: what `from_pretrained` takes.
+        **kwargs: its options; those that say where to look are used.
+
+    Raises:
+        SohoError: it is that of another kind of model.
+    """
+    fields, _ = SohoConfig.get_config_dict(source, **kwargs)
+    kind = fields.get("model_type", SohoConfig.model_type)
+    try:
+        chosen: type[SohoConfig] = CONFIG_MAPPING[kind]
+    except KeyError:
+        chosen = PretrainedConfig
+    if not issubclass(chosen, SohoConfig):
+        raise SohoError(f"{str(source)!r} is a {kind!r} model; expected a SOHO model")
+    return chosen
+
+
 def is_foreign_factory(name: str | None) -> bool:
     """Say whether a backbone factory is code from outside this package."""
     return name is not None and not str(name).startswith("soho.")
@@ -242,13 +279,13 @@ def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise SohoError(f"{name}={value!r} is not known; expected one of {', '.join(choices)}")
 
 
-def check_config_fields(fields: Iterable[str]) -> None:
-    """Refuse names that are no field of `SohoConfig`.
+def check_config_fields(fields: Iterable[str], config_class: type[SohoConfig] = SohoConfig) -> None:
+    """Refuse names that are no field of a configuration class.
 
     Raises:
         SohoError: names the unknown field and the nearest valid one.
     """
-    known = [name for name in SohoConfig().to_dict() if not name.startswith("_")]
+    known = [name for name in config_class().to_dict() if not name.startswith("_")]
     for field in fields:
         if field not in known:
             near = difflib.get_close_matches(field, known, 1, 0.0)

@@ -29,6 +29,7 @@ from soho.models.visual_encoder import call_factory
 TASK_HEADS = (
     "mlm_head",
     "mvm_head",
+    "mask_vector",
     "match_head",
     "answer_head",
     "reasoning_head",
@@ -283,16 +284,16 @@ def load_model(
     Raises:
         SohoError: anything but a task head is missing or left over.
     """
-    check_config_fields(config)
     saved = read_config(folder)
-    changed = SohoConfig(**{**saved.to_dict(), **config})  # a new object, so that its values are checked
+    check_config_fields(config, type(saved))
+    changed = type(saved)(**{**saved.to_dict(), **config})  # a new object, so that its values are checked
     trusted = trust_remote_code or (trusted_factory is not None and saved.backbone_factory == trusted_factory)
     options = {"config": changed, "trust_remote_code": trusted, **LOADING}
     model, info = _read(model_class.from_pretrained, folder, "a SOHO model", **options)
     _shapes_fit(folder, info)
     heads = tuple(rf"^{head}\." for head in TASK_HEADS)
     # A model without dictionary may start from one that has it, and keeps the rest.
-    spare = ("visual_dictionary",) if not model.config.use_dictionary else ()
+    spare = model.trunk.dictionary_parts if not model.config.use_dictionary else ()
     _none_left("is missing from", folder, info["missing_keys"], heads)
     _none_left("is left over in", folder, info["unexpected_keys"], (*heads, *spare))
     report = LoadReport()
@@ -300,6 +301,8 @@ def load_model(
     report.loaded["model"] = (folder, len(model.state_dict()) - len(info["missing_keys"]))
     report.initialised.update(dict.fromkeys(new, f"{folder} has none"))
     report.left_over.update(dict.fromkeys(left, "head of another task"))
+    if any(part in key for part in spare for key in info["unexpected_keys"]):
+        report.left_over["visual dictionary"] = "this model reads the features before it"
     return model, report
 
 

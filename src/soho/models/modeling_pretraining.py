@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import MODEL_FOR_PRETRAINING_MAPPING
 
 from soho.models.configuration_soho import SohoConfig
 from soho.models.contrast import ContrastHead, contrastive_loss
 from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss, masked_visual_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows, take
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows, take
 from soho.models.outputs import Metrics, SohoForPreTrainingOutput, with_loss
 from soho.models.visual_masking import choose_masked_cells
 
@@ -38,12 +39,22 @@ class SohoForPreTraining(SohoPreTrainedModel):
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
-        self.soho = SohoModel(config)
+        self.soho = build_trunk(config)
+        self.build_heads(config)
+        self.post_init()
+
+    @classmethod
+    def class_for(cls, config_class: type[SohoConfig]) -> type[SohoPreTrainedModel]:
+        """Return the pre-training model of a configuration's wiring."""
+        chosen: type[SohoPreTrainedModel] = MODEL_FOR_PRETRAINING_MAPPING[config_class]
+        return chosen
+
+    def build_heads(self, config: SohoConfig) -> None:
+        """Make the heads of the pre-training tasks, what a wiring has of its own."""
         self.mlm_head = PredictionHead(config, config.vocab_size)
         self.mvm_head = PredictionHead(config, config.dictionary_size) if config.use_dictionary else None
-        self.match_head = nn.Linear(config.hidden_size, 2)
+        self.match_head = self.soho.new_match_head()
         self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
-        self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the linear map whose weight is the word embedding."""

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
-from soho.models.heads import mlp_head
 from soho.models.losses import IGNORE, answer_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 
@@ -22,8 +21,8 @@ class SohoForQuestionAnswering(SohoPreTrainedModel):
         super().__init__(config)
         if not config.answers:
             raise SohoError("a question-answering model needs config.answers, the list of answers it may give")
-        self.soho = SohoModel(config)
-        self.answer_head = mlp_head(config, config.hidden_size, len(config.answers))
+        self.soho = build_trunk(config)
+        self.answer_head = self.soho.new_answer_head()
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

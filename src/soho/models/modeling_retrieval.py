@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
 from soho.models.contrast import ContrastHead, ContrastShare, contrastive_loss
 from soho.models.hard_negatives import hard_pair_count, hard_pairs, pair_table
 from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel, pair_rows, take
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows, take
 from soho.models.outputs import Metrics, SohoTaskOutput, with_loss
 
 
@@ -22,8 +22,8 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
-        self.soho = SohoModel(config)
-        self.match_head = nn.Linear(config.hidden_size, 2)
+        self.soho = build_trunk(config)
+        self.match_head = self.soho.new_match_head()
         self.contrast_head = ContrastHead(config) if config.itc_weight > 0 else None
         self.match_contrast = ContrastShare() if config.match_adds_contrast else None
         self.post_init()

@@ -1,7 +1,9 @@
 """The SOHO network by transformers conventions: what all models share, and the trunk `SohoModel`.
 
 The models with a head stand in `modeling_pretraining`, `modeling_retrieval`, `modeling_question_answering`,
-`modeling_visual_reasoning` and `modeling_visual_entailment`.
+`modeling_visual_reasoning` and `modeling_visual_entailment`. They take their trunk from `build_trunk`, and the heads
+that depend on the wiring from the trunk, so that each of them sits on the paper's wiring and on that of the 2021
+release (`soho.models.released`) alike.
 
 Shapes: B pictures, T texts, P pairs of them, L text tokens, N visual tokens, C hidden size, K codes.
 `pair_image_index` and `pair_text_index` say which picture and which text a pair joins, so that a picture goes through
@@ -11,16 +13,17 @@ the CNN once however many texts are read against it. Without them B = T = P and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedModel
 
 from soho.errors import SohoError
-from soho.models.configuration_soho import SohoConfig
+from soho.models.configuration_soho import SohoConfig, wiring_of
 from soho.models.contrast import ContrastHead, ContrastShare
 from soho.models.fusion import FusionTransformer, TextEmbedding
+from soho.models.heads import mlp_head
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
 from soho.models.visual_dictionary import VisualDictionary
@@ -48,7 +51,7 @@ class ImageEncoding(NamedTuple):
 class SohoPreTrainedModel(PreTrainedModel):
     """Weights, saving and the verbs that the trainer uses; see `SohoModel` for the network."""
 
-    config_class = SohoConfig
+    config_class: type[SohoConfig] = SohoConfig
     base_model_prefix = "soho"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
@@ -59,12 +62,16 @@ class SohoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:
         """Load a model folder or hub id; as in transformers.
 
-        A folder whose CNN is built by a Python factory outside this package is refused unless
-        `trust_remote_code=True`, because loading it would run that code.
+        The model gets the class that this one has in the wiring of the folder (see `class_for`). A folder whose CNN
+        is built by a Python factory outside this package is refused unless `trust_remote_code=True`, because loading
+        it would run that code.
 
         Raises:
             SohoError: the factory is not trusted or cannot be imported.
         """
+        chosen = cls.class_for(_config_class(*args, **kwargs))
+        if chosen is not cls:
+            return chosen.from_pretrained(*args, trust_remote_code=trust_remote_code, **kwargs)
         token = FACTORY_ALLOWED.set(trust_remote_code)
         try:
             result = super().from_pretrained(*args, **kwargs)
@@ -74,6 +81,11 @@ class SohoPreTrainedModel(PreTrainedModel):
             model = result[0] if isinstance(result, tuple) else result
             model.config.trust_remote_code = True  # so that the same CNN can be built again from it
         return result
+
+    @classmethod
+    def class_for(cls, config_class: type[SohoConfig]) -> type[SohoPreTrainedModel]:
+        """Return the class that does this one's work in the wiring of a configuration: itself or a subclass."""
+        return cls
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as BERT does: N(0, 0.02) weights, zero biases; the dictionary from N(0, 1)."""
@@ -138,10 +150,29 @@ class SohoPreTrainedModel(PreTrainedModel):
 
 
 class SohoModel(SohoPreTrainedModel):
-    """The trunk (Figure 2): visual encoder, visual dictionary, position, text embedding, fusion Transformer."""
+    """The trunk (Figure 2): visual encoder, visual dictionary, position, text embedding, fusion Transformer.
+
+    Attributes:
+        dictionary_parts: names of the submodules that a model without dictionary lacks.
+    """
+
+    dictionary_parts: ClassVar[tuple[str, ...]] = ("visual_dictionary",)
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
+        self.build_visual_parts(config)
+        self.embeddings = TextEmbedding(config)
+        self.visual_norm = nn.LayerNorm(config.hidden_size)
+        self.fusion = FusionTransformer(config)
+        self.post_init()
+
+    @classmethod
+    def class_for(cls, config_class: type[SohoConfig]) -> type[SohoPreTrainedModel]:
+        """Return the trunk of a configuration's wiring."""
+        return trunk_class(config_class)
+
+    def build_visual_parts(self, config: SohoConfig) -> None:
+        """Make `visual_encoder` and `visual_dictionary`, what a wiring has of its own."""
         self.visual_encoder = VisualEncoder(config)
         self.visual_dictionary: VisualDictionary | None = None
         if config.use_dictionary:
@@ -153,10 +184,14 @@ class SohoModel(SohoPreTrainedModel):
                 config.dictionary_revive_after,
                 config.dictionary_dead_after,
             )
-        self.embeddings = TextEmbedding(config)
-        self.visual_norm = nn.LayerNorm(config.hidden_size)
-        self.fusion = FusionTransformer(config)
-        self.post_init()
+
+    def new_match_head(self) -> nn.Linear:
+        """Make the head that maps [CLS] (P, C) to no match / match (P, 2)."""
+        return nn.Linear(self.config.hidden_size, 2)
+
+    def new_answer_head(self) -> nn.Module:
+        """Make the head that maps [CLS] (P, C) to one logit an answer (P, A) (section 4.2.2)."""
+        return mlp_head(self.config, self.config.hidden_size, len(self.config.answers))
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the word embedding."""
@@ -288,6 +323,25 @@ class SohoModel(SohoPreTrainedModel):
             hidden_states=states,
             attentions=attentions,
         )
+
+
+def trunk_class(config_class: type[SohoConfig]) -> type[SohoModel]:
+    """Return the trunk that is registered for a configuration class; `SohoModel` for the paper's wiring."""
+    chosen: type[SohoModel] = MODEL_MAPPING[config_class]
+    return chosen
+
+
+def build_trunk(config: SohoConfig) -> SohoModel:
+    """Make the trunk of a configuration's wiring with random weights; every task model stands on one."""
+    return trunk_class(type(config))(config)
+
+
+def _config_class(*args: Any, config: Any = None, **kwargs: Any) -> type[SohoConfig]:
+    """Return the configuration class that `from_pretrained` called with these arguments will use."""
+    if isinstance(config, SohoConfig):
+        return type(config)
+    source = config if config is not None else (args[0] if args else kwargs["pretrained_model_name_or_path"])
+    return wiring_of(source, **kwargs)
 
 
 def pair_rows(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from soho.models.configuration_soho import SohoConfig
 from soho.models.losses import IGNORE, accuracy, classification_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 # The classes in the order of the logits.
@@ -21,7 +21,7 @@ class SohoForVisualEntailment(SohoPreTrainedModel):
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
-        self.soho = SohoModel(config)
+        self.soho = build_trunk(config)
         self.entailment_head = nn.Linear(config.hidden_size, len(ENTAILMENT_CLASSES))
         self.post_init()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from soho.models.configuration_soho import SohoConfig
 from soho.models.heads import mlp_head
 from soho.models.losses import IGNORE, accuracy, classification_loss
-from soho.models.modeling_soho import SohoModel, SohoPreTrainedModel
+from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk
 from soho.models.outputs import SohoTaskOutput, with_loss
 
 
@@ -20,7 +20,7 @@ class SohoForVisualReasoning(SohoPreTrainedModel):
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__(config)
-        self.soho = SohoModel(config)
+        self.soho = build_trunk(config)
         # With a linear classifier the score would be a sum of one score a picture, and "in exactly one of the
         # images" could not be learned.
         self.reasoning_head = mlp_head(config, 2 * config.hidden_size, 2)

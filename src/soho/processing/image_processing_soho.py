@@ -26,6 +26,7 @@ class SohoImageKwargs(TypedDict, total=False):
     shorter_edge: int
     longer_edge: int
     size_divisor: int
+    smallest_padded_edge: int
     resample: int
     image_mean: Sequence[float]
     image_std: Sequence[float]
@@ -43,6 +44,8 @@ class SohoImageProcessor(BaseImageProcessor):
         shorter_edge: pixels.
         longer_edge: pixels.
         size_divisor: 64 is what the CNN and the 2x2 max-pool divide by, so that no cell is cut.
+        smallest_padded_edge: pixels that a padded edge has at least. Where `size_divisor` is below the 64 pixels of a
+            cell, very long and narrow pictures would have no cell without it.
         resample: Pillow's filter number; 2 is bilinear.
         image_mean: three values for pixels in [0, 1].
         image_std: three values likewise.
@@ -61,6 +64,7 @@ class SohoImageProcessor(BaseImageProcessor):
         shorter_edge: int = 600,
         longer_edge: int = 1000,
         size_divisor: int = 64,
+        smallest_padded_edge: int = 1,
         resample: int = int(Image.Resampling.BILINEAR),
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
@@ -75,6 +79,7 @@ class SohoImageProcessor(BaseImageProcessor):
         self.shorter_edge = shorter_edge
         self.longer_edge = longer_edge
         self.size_divisor = size_divisor
+        self.smallest_padded_edge = smallest_padded_edge
         self.resample = int(resample)
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
@@ -89,8 +94,9 @@ class SohoImageProcessor(BaseImageProcessor):
     def padded_size(self, width: int, height: int) -> Size:
         """Return the (width, height) of the tensor of a picture of `width` x `height` pixels."""
         target = self.target_size(width, height)
+        edges = [max(edge, self.smallest_padded_edge) for edge in target]
         divisor = self.size_divisor
-        return -(-target[0] // divisor) * divisor, -(-target[1] // divisor) * divisor
+        return -(-edges[0] // divisor) * divisor, -(-edges[1] // divisor) * divisor
 
     def __call__(
         self,
@@ -163,6 +169,23 @@ class SohoImageProcessor(BaseImageProcessor):
         np.multiply(picture.transpose(2, 0, 1), factor, out=corner)
         corner += offset
         mask[:height, :width] = True
+
+
+def start_image_processor(folder: str | None, **changes: Any) -> SohoImageProcessor:
+    """Return the image processor of a model folder or hub id with some settings changed.
+
+    Args:
+        folder: where a model starts from; None and one without image processor get the default settings.
+        **changes: fields of `SohoImageProcessor`.
+    """
+    if folder is None:
+        return SohoImageProcessor(**changes)
+    try:
+        found = SohoImageProcessor.from_pretrained(folder)
+    except OSError:
+        return SohoImageProcessor(**changes)
+    fields = {name: getattr(found, name) for name in SohoImageKwargs.__annotations__}
+    return SohoImageProcessor(**{**fields, **changes})
 
 
 def _scaled(width: int, height: int, scale: float) -> Size:

@@ -26,7 +26,7 @@ from soho.models.initialization import (
     text_config_fields,
 )
 from soho.models.modeling_soho import SohoPreTrainedModel
-from soho.processing.image_processing_soho import SohoImageProcessor
+from soho.processing.image_processing_soho import start_image_processor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
 from soho.tasks.batches import PixelReader
@@ -137,7 +137,7 @@ class Task(ABC):
             SohoError: an unknown configuration field, or weights that do not fit.
         """
         section = self.recipe.model
-        check_config_fields(section.config)
+        check_config_fields(section.config, type(read_config(section.start)) if section.start else SohoConfig)
         fields = {"visual_input": self.visual_input, **self.config_fields(), **section.config}
         if section.start:
             # Naming a factory in one's own recipe is asking for its code; a folder alone is not.
@@ -192,7 +192,8 @@ class Task(ABC):
 
     def _build_processor(self) -> SohoProcessor:
         data, section = self.recipe.data, self.recipe.model
-        images = SohoImageProcessor(shorter_edge=data.shorter_edge, longer_edge=data.longer_edge)
+        # How pictures are padded belongs to the weights; how large they are is the recipe's choice.
+        images = start_image_processor(section.start, shorter_edge=data.shorter_edge, longer_edge=data.longer_edge)
         source = section.start or section.text
         if source:
             tokenizer = load_tokenizer(source)

@@ -88,10 +88,12 @@ def learning_rate_factor(step: int, schedule: ScheduleSection, steps_per_epoch: 
         total_steps: optimizer steps of the whole run; where cosine and linear reach 0.
 
     Returns:
-        The product of warm-up (1/n, 2/n, ..., 1 over the first n steps) and decay.
+        The product of warm-up (1/n, 2/n, ..., 1 over the first n steps; from f on: f, f + (1 - f)/n, ...) and decay.
     """
-    warmup = schedule.warmup_steps
-    ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    warmup, start = schedule.warmup_steps, schedule.warmup_from
+    ramp = 1.0
+    if warmup and step < warmup:
+        ramp = (step + 1) / warmup if start is None else start + (1.0 - start) * step / warmup
     if schedule.kind == "constant":
         return ramp
     if schedule.kind == "step":

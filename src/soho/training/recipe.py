@@ -137,7 +137,10 @@ class ScheduleSection(Section):
         default=[25.0, 35.0], description="epochs at which the rate drops; fractions allowed (step)"
     )
     factor: float = Field(default=0.1, gt=0, le=1, description="what the rate is multiplied by at a milestone (step)")
-    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up from 0")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
+    warmup_from: float | None = Field(
+        default=None, ge=0, le=1, description="share of the rate at the first step of warm-up; null = 1/warmup_steps"
+    )
 
     @model_validator(mode="after")
     def _milestones_in_order(self) -> ScheduleSection:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
 from soho.errors import SohoError
@@ -146,3 +147,16 @@ def test_save_and_load(tmp_path) -> None:
         assert loaded.to_dict() == processor.to_dict()
         assert loaded.padded_size(640, 480) == (320, 224)
     assert SohoImageProcessor.from_pretrained(tmp_path, shorter_edge=128).shorter_edge == 128
+
+
+def test_enlarging_is_the_plain_bilinear_filter() -> None:
+    """Where a picture grows, Pillow's filter is the one of other libraries, up to rounding; it averages to shrink."""
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    plain = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    neutral = {"image_mean": (0.0,) * 3, "image_std": (1 / 255,) * 3, "size_divisor": 1}
+    for edge, worst in ((48, 1.0), (15, 20.0)):
+        processor = SohoImageProcessor(shorter_edge=edge, longer_edge=100, **neutral)
+        ours = processor(picture)["pixel_values"]
+        expected = F.interpolate(plain, size=ours.shape[-2:], mode="bilinear", align_corners=False)
+        difference = float((ours - expected).abs().max())
+        assert difference <= worst if edge > 30 else difference > worst
