@@ -187,3 +187,15 @@ def test_plain_attention_equals_the_fused_kernel_with_its_gradients(rows: int) -
     ours = torch.autograd.grad(mixed, (query, key, value), upstream)
     theirs = torch.autograd.grad(wanted, (query, key, value), upstream)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_plain_attention_in_bfloat16_fills_rows_up_and_cuts_them_again() -> None:
+    generator = torch.Generator().manual_seed(6)
+    query, key, value = (torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3))
+    mask = torch.rand(3, 7, generator=generator) < 0.6
+    mask[:, 0] = True
+    exact, exact_weights = plain_attention(query, key, value, mask, 0.0)
+    mixed, weights = plain_attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask, 0.0)
+    assert (mixed.shape, weights.shape) == (exact.shape, exact_weights.shape)
+    torch.testing.assert_close(mixed.float(), exact, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(weights.float(), exact_weights, atol=0.02, rtol=0.02)
