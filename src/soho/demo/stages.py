@@ -24,7 +24,7 @@ RESULTS = "results.json"
 FROM_NOTHING = [
     "model.start=null",
     "training.optimizer.lr=3.0e-3",
-    "training.backbone_optimizer.lr=2.0e-3",
+    "training.backbone_optimizer.lr=8.0e-4",
     "training.schedule.warmup_steps=50",
 ]
 
