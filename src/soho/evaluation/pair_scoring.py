@@ -174,6 +174,8 @@ def score_all_pairs(
             fill_below(record, products, cutoffs, world_size)
     if visual is not None:
         visual.remove()
+    elif path is not None:
+        TokenStore.discard(path)  # of an earlier run, which was done with them
     return record.scores()
 
 
