@@ -191,9 +191,9 @@ def _score(
     """Score block after block from where the record stands."""
     matrix_row = matrix_rows(visual)
     total = len(plan.texts)
-    if show:
-        print(*record.lines(), *plan.lines(engine.scorer), sep="\n", file=sys.stderr)
     done = record.image * total + record.text * (plan.tile_end(record.image) - record.image if record.text else 0)
+    if show:
+        print(*record.lines(done), *plan.lines(engine.scorer), sep="\n", file=sys.stderr)
     tile: tuple[int, Tensor, Tensor] | None = None
     with Meter(record, len(plan.images) * total, done, show, record_every) as meter:
         for block in plan.blocks(record.image, record.text):

@@ -105,12 +105,12 @@ class ScoreMatrix:
             self._matrix = np.lib.format.open_memmap(self._path, "r+")
         self.save()
 
-    def lines(self) -> list[str]:
-        """Say what was found at the place where scores are kept, if anything."""
+    def lines(self, done: int) -> list[str]:
+        """Say what was found at the place where scores are kept, if anything: for instance scores of `done` pairs."""
         if self._others:
             return [f"pair scoring: {self._path} held scores of another model, data or precision; they are replaced"]
-        if self.image or self.text:
-            return [f"pair scoring: going on after image {self.image:,} of {self._shape[0]:,} in {self._path}"]
+        if done:
+            return [f"pair scoring: going on after {done:,} pairs that are in {self._path}"]
         return []
 
     def write(self, rows: Indices, columns: Indices, scores: Scores) -> None:

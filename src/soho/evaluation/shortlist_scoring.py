@@ -78,10 +78,10 @@ def score_shortlist(
     """
     rows = matrix_rows(visual)
     work, pairs = _amounts(engine, plan, rows, first_stage, cutoffs)
-    if show:
-        print(*record.lines(), *_plan_lines(engine, plan, work, pairs, k), sep="\n", file=sys.stderr)
-    size = min(WINDOW_IMAGES, max(8, 4 * plan.pair_batch // k))
     done = int(pairs[: record.image].sum()) + record.text
+    if show:
+        print(*record.lines(done), *_plan_lines(engine, plan, work, pairs, k), sep="\n", file=sys.stderr)
+    size = min(WINDOW_IMAGES, max(8, 4 * plan.pair_batch // k))
     with Meter(record, int(pairs.sum()), done, show, record_every) as meter:
         while record.image < len(plan.images):
             start = record.image

@@ -261,6 +261,19 @@ def test_killed_twice(shortlist: int | None, tmp_path: Path) -> None:
     assert scorer.blocks == uninterrupted.blocks - 6
 
 
+@pytest.mark.parametrize("shortlist", [None, 3])
+def test_where_a_run_goes_on_is_told(shortlist: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batches, ids, mask = make_world()
+    options = {"pair_batch": 4, "out": tmp_path, "fingerprint": "a", "shortlist": shortlist}
+    scorer = VectorScorer()
+    scorer.die_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        score_all_pairs(scorer, batches, ids, mask, progress=False, **options)
+    score_all_pairs(VectorScorer(), batches, ids, mask, **options)
+    done = sum(pairs for pairs, *_ in scorer.shapes)
+    assert f"going on after {done} pairs that are in {tmp_path / 'scores.npy'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("deal", [False, True])
 def test_shards_are_rows_of_the_whole(deal: bool, tmp_path: Path) -> None:
     batches, ids, mask = make_world()
