@@ -104,11 +104,18 @@ def evaluate(
 def recompute(
     scores: Annotated[Path, typer.Argument(help="A folder of pair scores, for instance OUTPUT/scores-test.")],
     folds: Annotated[int | None, typer.Option(min=2, help="Also the mean over n folds; 5 for COCO 1K.")] = None,
+    exact: Annotated[
+        Path | None,
+        typer.Option(help="A folder with exact scores: also what a shortlist in SCORES keeps of their top ten."),
+    ] = None,
 ) -> None:
-    """Compute the retrieval figures again from the score matrix that `soho evaluate` left; needs no model."""
+    """Compute the retrieval figures again from the score matrix that `soho evaluate` left; needs no model.
+
+    For a shortlist name its own folder, for instance OUTPUT/scores-test/shortlist-32.
+    """
     from soho.evaluation.recompute import recompute as figures_of
 
-    _print_figures(str(scores), figures_of(scores, folds))
+    _print_figures(str(scores), figures_of(scores, folds, exact))
 
 
 def _check_split(split: str) -> None:

@@ -72,7 +72,7 @@ def test_help_reads_like_documentation(soho: Soho) -> None:
         (("pretrain",), ("RECIPE", "KEY=VALUE", "MLM, MVM and ITM", "log.jsonl")),
         (("finetune",), ("RECIPE", "KEY=VALUE", "retrieval or question answering")),
         (("evaluate",), ("RECIPE", "--split", "train, validation or test", "--model")),
-        (("recompute",), ("score matrix", "--folds")),
+        (("recompute",), ("score matrix", "--folds", "--exact")),
         (("submit", "vqa"), ("RECIPE", "--split", "--model", "--out", "--check", "every question once")),
         (("predict",), ("model folder", "picture", "question", "--second", "--trust-remote-code")),
         (("data",), ("miniature", "check")),

@@ -2,16 +2,16 @@
 
 Such a model has no vector to compare: each of (images x texts) pairs goes through the fusion Transformer. What can be
 saved is saved: the CNN runs once per image, the text embedding once per text, blocks of pairs hold texts of nearly
-one length and images of one number of tokens, and a run that was killed goes on where it stopped.
+one length and images of one number of tokens, and a run that was killed goes on where it stopped. A model that also has
+vectors may choose the pairs that are worth it: a shortlist.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from soho.errors import SohoError
-from soho.evaluation.score_matrix import ScoreMatrix, Scores, gather_scores, named, shard_rows
+from soho.evaluation.score_matrix import (
+    FIRST_STAGE,
+    ScoreMatrix,
+    Scores,
+    gather_scores,
+    named,
+    over_processes,
+    shard_rows,
+)
+from soho.evaluation.scoring_engine import Engine, Meter, refuse_nan
 from soho.evaluation.scoring_plan import Block, Indices, PairScorer, ScoringPlan
+from soho.evaluation.shortlist import Cutoffs
+from soho.evaluation.shortlist_scoring import fill_below, matrix_rows, score_first_stage, score_shortlist
 from soho.evaluation.token_store import TokenStore
 
 __all__ = [
@@ -76,8 +87,14 @@ def score_all_pairs(
     rank: int = 0,
     world_size: int = 1,
     record_every: float = 2.0,
+    shortlist: int | None = None,
 ) -> Scores:
     """Score all pairs of images and texts.
+
+    With a shortlist of k only the best k texts of every image and the best k images of every text go through the fusion
+    Transformer, best by the inner product of the scorer's `image_vectors` and `text_vectors` (and what ties with the
+    last of them). Their scores are the exact ones. Every other pair gets a score below the lowest exact score of the
+    whole matrix, in the order of the inner products; see `soho.evaluation.shortlist.below`.
 
     Args:
         scorer: the model, on `device`; a module is put into evaluation mode meanwhile.
@@ -96,13 +113,16 @@ def score_all_pairs(
         rank: number of this process; it scores `shard_rows(images, rank, world_size)` and leaves other rows out.
         world_size: number of processes.
         record_every: seconds between two records of progress; 0 = after every block.
+        shortlist: k; None = all pairs exactly, as in the paper. With several processes torch.distributed is needed,
+            and this call is collective. Where `out` is given, the inner products stay there as `first_stage.npy`.
 
     Returns:
         (images, texts) float32, with several processes (own rows, texts): see `gather_scores`. A
         read-only memory map of `scores.npy` where `out` is given.
 
     Raises:
-        SohoError: rows that are missing, double or unknown; a score that is not a number; `out` without fingerprint.
+        SohoError: rows that are missing, double or unknown; a score that is not a number; `out` without fingerprint;
+            a shortlist by a scorer without unit vectors.
     """
     if input_ids.shape != attention_mask.shape or input_ids.ndim != 2:
         raise SohoError(
@@ -116,36 +136,51 @@ def score_all_pairs(
     if not len(input_ids):
         raise SohoError("there are no texts to score")
     show = progress and rank == 0
-    key = _key(fingerprint, input_ids, attention_mask, dtype, autocast, image_count, rank, world_size)
-    record = ScoreMatrix(out, key, rank, world_size)
+    subject = (fingerprint, input_ids, attention_mask, dtype, autocast, image_count)
+    content, key = _key(*subject), _key(*subject, rank, world_size)
+    own_key = key if shortlist is None else _key(*subject, rank, world_size, f"shortlist={shortlist}")
+    record = ScoreMatrix(out, own_key, rank, world_size, content=content)
     path = None if out is None else out / named("image_tokens", rank, world_size)
-    if record.complete:
+    # The processes of a shortlist speak with each other, so none may leave before all are done.
+    if record.complete if shortlist is None else all(over_processes(record.complete, world_size)):
         if path is not None:
             TokenStore.discard(path)  # left behind by a kill in the last moment
         return record.scores()
-    engine = _Engine(scorer, torch.device(device), autocast)
+    engine = Engine(scorer, torch.device(device), autocast)
+    first = ScoreMatrix(out, key, rank, world_size, content=content, stem=FIRST_STAGE)
+    visual: TokenStore | None = None
     with engine.ready():
-        visual = TokenStore(dtype, path, key)
-        if not visual.complete:
-            mine = None if image_count is None else len(shard_rows(image_count, rank, world_size))
-            _encode_images(engine, images, visual, rank, world_size, mine, show)
-        _check_rows(visual.rows, image_count, rank, world_size)
-        visual.finish()
-        texts = TokenStore(dtype)
-        for start in range(0, len(input_ids), TEXT_CHUNK):
-            part = slice(start, start + TEXT_CHUNK)
-            tokens, mask = engine.text_tokens(input_ids[part], attention_mask[part])
-            texts.add(tokens, mask, range(start, start + len(tokens)))
-        texts.finish()
-        plan = ScoringPlan.of(visual.counts, texts.counts, pair_batch)
-        record.begin(len(visual.rows), len(input_ids), pair_batch)
-        _score(engine, plan, visual, texts, record, show, record_every)
-    visual.remove()
+        if shortlist is None or not (first.complete and record.all_reached):
+            visual = TokenStore(dtype, path, key)
+            if not visual.complete:
+                mine = None if image_count is None else len(shard_rows(image_count, rank, world_size))
+                _encode_images(engine, images, visual, rank, world_size, mine, show)
+            _check_rows(visual.rows, image_count, rank, world_size)
+            visual.finish()
+            texts = _embed_texts(engine, input_ids, attention_mask, dtype)
+            plan = ScoringPlan.of(visual.counts, texts.counts, pair_batch)
+        if shortlist is None:
+            assert visual is not None
+            record.begin(len(visual.rows), len(input_ids), pair_batch)
+            _score(engine, plan, visual, texts, record, show, record_every)
+        else:
+            if visual is not None and not first.complete:
+                score_first_stage(engine, plan, visual, texts, first, show)
+            products = first.scores()
+            cutoffs = Cutoffs.of(products, shortlist, world_size)
+            record.begin(len(products), len(input_ids), pair_batch)
+            if visual is not None:
+                score_shortlist(engine, plan, visual, texts, products, cutoffs, shortlist, record, show, record_every)
+            fill_below(record, products, cutoffs, world_size)
+    if visual is not None:
+        visual.remove()
+    elif path is not None:
+        TokenStore.discard(path)  # of an earlier run, which was done with them
     return record.scores()
 
 
 def _score(
-    engine: _Engine,
+    engine: Engine,
     plan: ScoringPlan,
     visual: TokenStore,
     texts: TokenStore,
@@ -154,110 +189,47 @@ def _score(
     record_every: float,
 ) -> None:
     """Score block after block from where the record stands."""
-    # In a shard, row r of the images is row r // world_size of the matrix: the rank of r among the shard's rows.
-    matrix_row = np.argsort(np.argsort(np.asarray(visual.rows, dtype=np.int64)))
+    matrix_row = matrix_rows(visual)
     total = len(plan.texts)
+    done = record.image * total + record.text * (plan.tile_end(record.image) - record.image if record.text else 0)
     if show:
-        print(*record.lines(), *plan.lines(engine.scorer), sep="\n", file=sys.stderr)
-    bar = tqdm(
-        total=len(plan.images) * total,
-        initial=record.image * total + record.text * (plan.tile_end(record.image) - record.image if record.text else 0),
-        desc="pairs",
-        unit="pair",
-        unit_scale=True,
-        disable=not show,
-        dynamic_ncols=True,
-    )
-    begun = recorded = time.monotonic()
+        print(*record.lines(done), *plan.lines(engine.scorer), sep="\n", file=sys.stderr)
     tile: tuple[int, Tensor, Tensor] | None = None
-    first = True
-    try:
+    with Meter(record, len(plan.images) * total, done, show, record_every) as meter:
         for block in plan.blocks(record.image, record.text):
             if tile is None or tile[0] != block.image_start:
                 tile = (block.image_start, *visual.take(plan.images[block.image_start : block.image_end]))
             columns = plan.texts[block.text_start : block.text_end]
             scores = engine.score_block(*texts.take(columns), *tile[1:])
-            rows = matrix_row[plan.images[block.image_start : block.image_end]]
-            if np.isnan(scores).any():
-                i, j = np.argwhere(np.isnan(scores))[0]
-                image = visual.rows[plan.images[block.image_start + i]]
-                raise SohoError(f"the score of image {image} and text {columns[j]} is not a number")
-            record.write(rows, columns, scores)
+            images = plan.images[block.image_start : block.image_end]
+            names = np.asarray(visual.rows)[images]
+            refuse_nan(scores.ravel(), names.repeat(len(columns)), np.tile(columns, len(images)))
+            record.write(matrix_row[images], columns, scores)
             record.reached(block, total)
-            now = time.monotonic()
-            if now - recorded >= record_every:
-                record.save()
-                recorded = now
-            bar.update(scores.size)
-            if first and show:
-                tqdm.write(f"pair scoring: about {_left(plan, engine.scorer, block, now - begun)}", file=sys.stderr)
-            first = False
-    finally:
-        record.save()
-        bar.close()
+            meter.block(scores.size, functools.partial(_rest, plan, engine.scorer, block))
     record.finish()
 
 
-def _left(plan: ScoringPlan, scorer: PairScorer, block: Block, seconds: float) -> str:
-    """Say how long the rest will take if it goes as the block that was measured."""
+def _rest(plan: ScoringPlan, scorer: PairScorer, block: Block) -> float:
+    """Return the work that comes after a block, in units of the block's own."""
     images, texts = slice(block.image_start, block.image_end), slice(block.text_start, block.text_end)
     rest = plan.cost(scorer, images, slice(block.text_end, None)) + plan.cost(scorer, slice(block.image_end, None))
-    left = seconds * rest / max(plan.cost(scorer, images, texts), 1e-9)
-    if left < 90:
-        return f"{left:.0f} s more, going by the first block"
-    return f"{left / 60:.0f} min more, going by the first block"
+    return rest / max(plan.cost(scorer, images, texts), 1e-9)
 
 
-class _Engine:
-    """Runs the scorer's verbs on its device, without gradients and in the wanted precision."""
-
-    def __init__(self, scorer: PairScorer, device: torch.device, autocast: torch.dtype | None) -> None:
-        self.scorer, self.device, self.autocast = scorer, device, autocast
-
-    @contextlib.contextmanager
-    def ready(self) -> Iterator[None]:
-        """Put a module into evaluation mode and switch gradients off."""
-        modules = list(self.scorer.modules()) if isinstance(self.scorer, nn.Module) else []
-        training = [module.training for module in modules]  # one by one: parts may be frozen
-        for module in modules:
-            module.training = False
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(
-                    self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
-                ),
-            ):
-                yield
-        finally:
-            for module, flag in zip(modules, training):
-                module.training = flag
-
-    def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scorer.image_tokens(pixel_values.to(self.device), pixel_mask.to(self.device))
-
-    def text_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scorer.text_tokens(input_ids.to(self.device), attention_mask.to(self.device))
-
-    def score_block(self, text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Scores:
-        """Score (b, L, C) texts with (a, N, C) images; returns (a, b) float32."""
-        a, b = len(visual), len(text)
-        text, text_mask, visual, visual_mask = (x.to(self.device) for x in (text, text_mask, visual, visual_mask))
-        score_grid = getattr(self.scorer, "score_grid", None)
-        if score_grid is not None:
-            grid: Tensor = score_grid(text, text_mask, visual, visual_mask)
-            return grid.float().cpu().numpy()
-        scores = self.scorer.score_pairs(
-            text.expand(a, *text.shape).flatten(0, 1),
-            text_mask.expand(a, *text_mask.shape).flatten(0, 1),
-            visual.repeat_interleave(b, dim=0),
-            visual_mask.repeat_interleave(b, dim=0),
-        )
-        return scores.float().reshape(a, b).cpu().numpy()
+def _embed_texts(engine: Engine, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype) -> TokenStore:
+    """Embed all texts, in memory."""
+    texts = TokenStore(dtype)
+    for start in range(0, len(input_ids), TEXT_CHUNK):
+        part = slice(start, start + TEXT_CHUNK)
+        tokens, mask = engine.text_tokens(input_ids[part], attention_mask[part])
+        texts.add(tokens, mask, range(start, start + len(tokens)))
+    texts.finish()
+    return texts
 
 
 def _encode_images(
-    engine: _Engine,
+    engine: Engine,
     images: Iterable[ImageBatch],
     store: TokenStore,
     rank: int,

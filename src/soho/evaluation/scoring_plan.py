@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,9 +19,11 @@ IMAGES_PER_BLOCK = 8
 class PairScorer(Protocol):
     """What the engine asks of a model.
 
-    A scorer may also offer `pair_flops(text_tokens, visual_tokens) -> float`, the work of one pair, for the plan, and
-    `score_grid`, which maps (b, L, C), (b, L), (a, N, C), (a, N) to (a, b) scores and is then used for `score_pairs`.
-    Tokens that the mask leaves out are dropped, so a score must not depend on them.
+    A scorer may also offer `pair_flops(text_tokens, visual_tokens) -> float`, the work of one pair, for the plan;
+    `score_grid`, which maps (b, L, C), (b, L), (a, N, C), (a, N) to (a, b) scores and is then used for `score_pairs`;
+    and `score_chosen`, which takes in addition (P,) places among the images and (P,) among the texts and returns (P,).
+    A shortlist needs `image_vectors`, which maps (a, N, C), (a, N) to unit vectors (a, D), and `text_vectors`, which
+    maps (b, L, C), (b, L) to (b, D). Tokens that the mask leaves out are dropped, so a score must not depend on them.
     """
 
     def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,16 +85,26 @@ class ScoringPlan:
 
     def tile_end(self, image: int) -> int:
         """Return where the block of images that begins at `image` ends."""
-        same = int(np.searchsorted(-self.image_lengths, -self.image_lengths[image], side="right"))
         size = max(IMAGES_PER_BLOCK, self.pair_batch // len(self.texts))
-        return min(same, image + max(1, min(size, self.pair_batch)))
+        return self.same_length_end(image, max(1, min(size, self.pair_batch)))
+
+    def same_length_end(self, image: int, size: int) -> int:
+        """Return where a run of at most `size` images with one number of tokens that begins at `image` ends."""
+        same = int(np.searchsorted(-self.image_lengths, -self.image_lengths[image], side="right"))
+        return min(same, image + size)
 
     def cost(self, scorer: PairScorer, images: slice = slice(None), texts: slice = slice(None)) -> float:
         """Return FLOPs of all pairs of a part of the plan, or tokens where the scorer cannot tell FLOPs."""
-        measure = getattr(scorer, "pair_flops", lambda text_tokens, visual_tokens: text_tokens + visual_tokens)
+        measure = _measure(scorer)
         visual = zip(*np.unique(self.image_lengths[images], return_counts=True))
         text = list(zip(*np.unique(self.text_lengths[texts], return_counts=True)))
         return float(sum(n * m * measure(int(b), int(a)) for a, n in visual for b, m in text))
+
+    def text_costs(self, scorer: PairScorer, visual_tokens: int) -> npt.NDArray[np.float64]:
+        """Return (texts,) what a pair with each text costs, in the order of the plan; see `cost`."""
+        lengths, places = np.unique(self.text_lengths, return_inverse=True)
+        measure = _measure(scorer)
+        return np.array([measure(int(length), visual_tokens) for length in lengths], dtype=np.float64)[places]
 
     def padding(self) -> float:
         """Return the share of text tokens in the first images' blocks that are padding."""
@@ -117,3 +129,9 @@ class ScoringPlan:
             work = self.cost(scorer) / 1e9
             said.append(f"pair scoring: {work:,.1f} GFLOP in all, {work / pairs:.3f} per pair")
         return said
+
+
+def _measure(scorer: PairScorer) -> Callable[[int, int], float]:
+    """Return what tells the work of a pair: the scorer's FLOPs, else its tokens."""
+    measure: Callable[[int, int], float] = getattr(scorer, "pair_flops", lambda text, visual: text + visual)
+    return measure

@@ -115,7 +115,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self._contrast().image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
+        return self.contrast.image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the contrastive unit vectors (T, C) of embedded texts (T, L, C).
@@ -123,9 +123,15 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self._contrast().text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
+        return self.contrast.text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
 
-    def _contrast(self) -> ContrastHead:
+    @property
+    def contrast(self) -> ContrastHead:
+        """The contrastive head.
+
+        Raises:
+            SohoError: the model was trained without the contrastive objective.
+        """
         if self.contrast_head is None:
             raise SohoError("this model has no contrastive head; train it with model.config.itc_weight above 0")
         return self.contrast_head
@@ -145,7 +151,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         logits = self.match_head(hidden[:, 0]).float()
         if self.match_contrast is not None:
             vectors = self.image_vectors(visual, visual_mask), self.text_vectors(text, text_mask)
-            logits = self.match_contrast(logits, self._contrast().scale() * (vectors[0] * vectors[1]).sum(-1))
+            logits = self.match_contrast(logits, self.contrast.scale() * (vectors[0] * vectors[1]).sum(-1))
         return logits[:, 1] - logits[:, 0]
 
     def pair_flops(self, text_tokens: int, visual_tokens: int) -> float:

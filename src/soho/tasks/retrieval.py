@@ -16,7 +16,7 @@ from soho.data.schema import CaptionedImage
 from soho.data.sources import load_captions
 from soho.errors import SohoError
 from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_all_pairs
-from soho.evaluation.recompute import write_gallery
+from soho.evaluation.recompute import shortlist_recall, write_gallery
 from soho.evaluation.retrieval_protocols import fold_bounds, retrieval_figures
 from soho.models.losses import IGNORE
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
@@ -76,32 +76,61 @@ class RetrievalTask(Task):
     ) -> dict[str, float]:
         """Score all pictures against all captions of a split.
 
-        Where `out` is given the score matrix stays there, and `soho.evaluation.recompute` reads it.
+        Where `out` is given the score matrix stays there, and `soho.evaluation.recompute` reads it. With
+        `evaluation.shortlist: k` it stays in `shortlist-<k>` below, and is measured against the exact scores of the
+        same model and data where those are in `out`.
 
         Returns:
             TR and IR recalls and median ranks, and each one's chance level under `chance/`. With `evaluation.folds`
             also their mean over folds, behind the size of a fold: `1k/tr_r1`. With `evaluation.max_images` /
             `max_texts` the gallery is the first n of each, less the pictures that cannot be read; the figures tell
-            its size by `images` and `texts`.
+            its size by `images` and `texts`. A shortlist adds `shortlist`, and, measured against exact scores, what
+            `shortlist_recall` returns.
 
         Raises:
-            SohoError: the gallery cannot be cut into `evaluation.folds`; told before anything is scored.
+            SohoError: the model has no contrastive head but a shortlist is wanted, or the gallery cannot be cut into
+                `evaluation.folds`; told before anything is scored.
         """
         assert isinstance(model, SohoForImageTextRetrieval)
         folds = self.recipe.evaluation.folds
         if folds is not None:
             fold_bounds(len(self.gallery(split)), self.gallery_texts(split)[1], folds)
         scores, text_image = self.score(model, split, processes, out)
+        shortlist = self.recipe.evaluation.shortlist
+        figures = retrieval_figures(scores, text_image, folds)
+        if shortlist is not None:
+            figures["shortlist"] = float(shortlist)
         if out is not None and processes.rank == 0:
             names = [str(example.image) for example in self.gallery(split)]
-            write_gallery(out, names, self.gallery_texts(split)[0], text_image, processes.world_size)
-        return retrieval_figures(scores, text_image, folds)
+            folder = self._score_folder(out)
+            write_gallery(folder, names, self.gallery_texts(split)[0], text_image, processes.world_size, shortlist)
+            if shortlist is not None:
+                figures |= self._against_exact(folder, out)
+        return figures
+
+    def _score_folder(self, out: Path) -> Path:
+        """Return where the scores lie: those of a shortlist must not replace exact ones."""
+        shortlist = self.recipe.evaluation.shortlist
+        return out if shortlist is None else out / f"shortlist-{shortlist}"
+
+    def _against_exact(self, folder: Path, exact: Path) -> dict[str, float]:
+        """Return what a shortlist keeps of the exact top ten, nothing where exact scores are not there (told)."""
+        try:
+            return shortlist_recall(folder, exact)
+        except SohoError as error:
+            self.notes.append(f"the recall of the shortlist against exact scores is not known: {error}")
+            return {}
 
     def score(
         self, model: SohoForImageTextRetrieval, split: str, processes: Processes, out: Path | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the (images, texts) scores of a split and the (texts,) index of each text's picture."""
         settings = self.recipe.evaluation
+        if settings.shortlist is not None and model.contrast_head is None:
+            raise SohoError(
+                f"evaluation.shortlist={settings.shortlist} needs a model with the contrastive head "
+                "(model.config.itc_weight above 0), and this one has none; expected null for it"
+            )
         examples = self.gallery(split)
         captions, text_image = self.gallery_texts(split)
         ids, attention = pad_texts([self.processor.encode(caption) for caption in captions], 0)
@@ -120,7 +149,7 @@ class RetrievalTask(Task):
             attention,
             pair_batch=settings.pair_batch,
             dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32,
-            out=out,
+            out=None if out is None else self._score_folder(out),
             device=device,
             autocast=AUTOCAST[settings.precision],
             fingerprint=fingerprint_of(
@@ -133,6 +162,7 @@ class RetrievalTask(Task):
             image_count=len(examples),
             rank=processes.rank,
             world_size=processes.world_size,
+            shortlist=settings.shortlist,
         )
         model.train(training)
         if loader.broken:

@@ -201,6 +201,12 @@ class EvaluationSection(Section):
     folds: int | None = Field(
         default=None, ge=2, description="retrieval: also the mean over n folds of the gallery (5 for COCO 1K)"
     )
+    shortlist: int | None = Field(
+        default=None,
+        ge=1,
+        description="retrieval: score only the best n texts of each image and images of each text by contrastive "
+        "similarity (needs model.config.itc_weight above 0); null = every pair, as in the paper",
+    )
     pair_batch: int = Field(default=512, ge=1, description="retrieval: image-text pairs scored at once")
     precision: Precision = Field(default="fp32", description="arithmetic of the forward pass")
     baselines: bool = Field(

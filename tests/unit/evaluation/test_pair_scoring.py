@@ -10,61 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
 from soho.evaluation.pair_scoring import ScoringPlan, fingerprint_of, score_all_pairs, shard_rows
-
-CHANNELS = 6
-
-
-class ToyScorer(nn.Module):
-    """One attention step between text and image; counts what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.words = nn.Embedding(30, CHANNELS)
-        self.project = nn.Linear(3, CHANNELS)
-        self.dropout = nn.Dropout(0.5)
-        self.images = self.texts = self.blocks = 0
-        self.die_after = -1
-        self.shapes: list[tuple[int, int, int]] = []
-
-    def image_tokens(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        self.images += len(pixel_values)
-        pooled = torch.nn.functional.avg_pool2d(pixel_values, 2).flatten(2).transpose(1, 2)
-        mask = torch.nn.functional.max_pool2d(pixel_mask.float().unsqueeze(1), 2).flatten(1) > 0
-        return self.project(pooled), mask
-
-    def text_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        self.texts += len(input_ids)
-        return self.words(input_ids), attention_mask.bool()
-
-    def score_pairs(self, text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
-        if self.blocks == self.die_after:
-            raise KeyboardInterrupt
-        self.blocks += 1
-        self.shapes.append((len(text), text.shape[1], visual.shape[1]))
-        weights = self.dropout(text @ visual.transpose(1, 2)).masked_fill(~visual_mask[:, None], -1e9).softmax(-1)
-        seen = (weights @ visual * text).tanh().sum(-1)
-        return (seen * text_mask).sum(-1)
-
-
-def make_world(images: int = 7, texts: int = 11) -> tuple[list[tuple[Tensor, Tensor, list[int]]], Tensor, Tensor]:
-    """Images in batches of two padded shapes, rows in mixed order; texts of 2 .. 6 tokens."""
-    generator = torch.Generator().manual_seed(1)
-    batches = []
-    rows = [(3 * i) % images for i in range(images)]
-    for start in range(0, images, 2):
-        part = rows[start : start + 2]
-        width = 6 if start % 4 else 4
-        mask = torch.ones(len(part), 4, width, dtype=torch.bool)
-        mask[:, :, 4 - 2 * (start % 3 == 0) :] = False
-        batches.append((torch.randn(len(part), 3, 4, width, generator=generator), mask, part))
-    ids = torch.randint(1, 30, (texts, 6), generator=generator)
-    mask = (torch.arange(6) < 2 + torch.arange(texts)[:, None] * 7 % 5).long()
-    return batches, ids * mask, mask
+from tests.unit.evaluation.toy_scorer import ToyScorer, VectorScorer, make_world
 
 
 def brute_force(scorer: ToyScorer, batches, ids: Tensor, mask: Tensor) -> np.ndarray:
@@ -270,40 +220,58 @@ def test_scores_of_another_model_or_of_other_texts_are_replaced(
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
-from tests.unit.evaluation.test_pair_scoring import ToyScorer, make_world
+from tests.unit.evaluation.toy_scorer import VectorScorer, make_world
 from soho.evaluation.pair_scoring import score_all_pairs
 
-class Killed(ToyScorer):
+class Killed(VectorScorer):
     def score_pairs(self, *tensors):
         if self.blocks == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score_pairs(*tensors)
 
 batches, ids, mask = make_world()
-score_all_pairs(Killed(), batches, ids, mask, pair_batch=8, out=Path(sys.argv[1]), fingerprint="a", progress=False,
-                record_every=0.0)
+score_all_pairs(Killed(), batches, ids, mask, out=Path(sys.argv[1]), **json.loads(sys.argv[2]))
 """
 
 
-def test_killed_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shortlist", [None, 3])
+def test_killed_twice(shortlist: int | None, tmp_path: Path) -> None:
     batches, ids, mask = make_world()
-    whole = score_all_pairs(ToyScorer(), batches, ids, mask, pair_batch=8, progress=False)
+    options = {"pair_batch": 4, "fingerprint": "a", "progress": False, "record_every": 0.0, "shortlist": shortlist}
+    whole = score_all_pairs(VectorScorer(), batches, ids, mask, **options)
     root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), json.dumps(options)]
+    # This test's own package first, or an installed one would be tested.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
     places = []
     for _ in range(2):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env=environment, check=False)
+        done = subprocess.run(command, cwd=root, env=environment, check=False)
         assert done.returncode == -9
         record = json.loads((tmp_path / "progress.json").read_text())
         places.append((record["image"], record["text"]))
     assert (0, 0) < places[0] < places[1]
     assert np.isnan(np.load(tmp_path / "scores.npy")).any()
-    scores = score_all_pairs(
-        ToyScorer(), batches, ids, mask, pair_batch=8, out=tmp_path, fingerprint="a", progress=False
-    )
+    scorer = VectorScorer()
+    scores = score_all_pairs(scorer, [], ids, mask, out=tmp_path, **options)  # no image is encoded again
     np.testing.assert_array_equal(scores, whole)
+    uninterrupted = VectorScorer()
+    score_all_pairs(uninterrupted, batches, ids, mask, **options)
+    assert scorer.blocks == uninterrupted.blocks - 6
+
+
+@pytest.mark.parametrize("shortlist", [None, 3])
+def test_where_a_run_goes_on_is_told(shortlist: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batches, ids, mask = make_world()
+    options = {"pair_batch": 4, "out": tmp_path, "fingerprint": "a", "shortlist": shortlist}
+    scorer = VectorScorer()
+    scorer.die_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        score_all_pairs(scorer, batches, ids, mask, progress=False, **options)
+    score_all_pairs(VectorScorer(), batches, ids, mask, **options)
+    done = sum(pairs for pairs, *_ in scorer.shapes)
+    assert f"going on after {done} pairs that are in {tmp_path / 'scores.npy'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("deal", [False, True])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from soho.errors import SohoError
 from soho.models import SohoForImageTextRetrieval
 from soho.models.pair_scorer import GridScorer
 from tests.unit.models.tiny import picture_batch, stirred, tiny_config
@@ -43,6 +44,10 @@ def test_a_grid_equals_its_pairs(layers: int, fields: dict[str, Any]) -> None:
     )
     torch.testing.assert_close(grid.flatten(), wanted, atol=1e-5, rtol=1e-5)
     assert wanted.std() > 0.01
+    # Some pairs of it, in any order and also twice.
+    images, texts = torch.tensor([2, 0, 1, 1, 2]), torch.tensor([1, 1, 0, 1, 1])
+    some = GridScorer(model).score_chosen(text, text_mask, visual, visual_mask, images, texts)
+    torch.testing.assert_close(some, grid[images, texts], atol=1e-5, rtol=1e-5)
     # The forward pass says the same.
     pairs = {"pair_image_index": torch.arange(3).repeat_interleave(2), "pair_text_index": torch.arange(2).repeat(3)}
     inputs = {"input_ids": batch["input_ids"][:2], "attention_mask": batch["attention_mask"][:2], **pairs}
@@ -70,3 +75,24 @@ def test_the_first_layer_projects_every_token_once_a_side() -> None:
         )
     spared = 2 * 3 * 16 * 16 * (8 * 16 * 11 - (16 * 5 + 8 * 6))  # three maps of 16 x 16, for each pair but once
     assert pairs.get_total_flops() - grid.get_total_flops() == spared
+
+
+@pytest.mark.parametrize("pooling", ["embeddings", "fusion"])
+@torch.inference_mode()
+def test_the_vectors_are_those_of_the_contrastive_head(pooling: str) -> None:
+    model = retrieval_model(2, itc_weight=1.0, itc_pooling=pooling)
+    batch = picture_batch(3)
+    visual, visual_mask = model.image_tokens(batch["pixel_values"], batch["pixel_mask"])
+    text, text_mask = model.text_tokens(batch["input_ids"], batch["attention_mask"])
+    images, texts = model.image_vectors(visual, visual_mask), model.text_vectors(text, text_mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the order of a first stage hangs on small differences
+        scorer = GridScorer(model)
+        torch.testing.assert_close(scorer.image_vectors(visual, visual_mask), images)
+        torch.testing.assert_close(scorer.text_vectors(text, text_mask), texts)
+    torch.testing.assert_close(images.norm(dim=-1), torch.ones(3))
+    assert (images @ texts.t()).std() > 0.01
+
+
+def test_a_model_without_contrastive_head_has_no_vectors() -> None:
+    with pytest.raises(SohoError, match="this model has no contrastive head"):
+        GridScorer(retrieval_model(1)).image_vectors(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))

@@ -174,3 +174,50 @@ def test_folds_that_do_not_fit_are_told_before_anything_is_scored(
     monkeypatch.setattr(small, "score", lambda *_: pytest.fail("scored"))
     with pytest.raises(SohoError, match=r"evaluation\.folds=5 is more than the 4 images"):
         small.evaluate(model, "test", Processes())
+
+
+@pytest.fixture(scope="module")
+def contrastive(task: RetrievalTask) -> tuple[RetrievalTask, SohoForImageTextRetrieval]:
+    recipe = task.recipe.model_copy(deep=True)
+    recipe.model.config["itc_weight"] = 1.0
+    recipe.evaluation.captions_per_image = 2
+    torch.manual_seed(4)
+    other = RetrievalTask(recipe)
+    built, _ = other.build_model()
+    assert isinstance(built, SohoForImageTextRetrieval)
+    return other, built.eval()
+
+
+def test_a_shortlist_stands_beside_exact_scores_and_is_measured_against_them(
+    contrastive: tuple[RetrievalTask, SohoForImageTextRetrieval], tmp_path: Path
+) -> None:
+    task, model = contrastive
+    short = changed(task, shortlist=3)
+    figures = short.evaluate(model, "test", Processes(), tmp_path)
+    assert figures["shortlist"] == 3
+    assert not [name for name in figures if name.startswith("shortlist_")]
+    assert "recall of the shortlist against exact scores is not known" in short.notes[-1]
+    task.evaluate(model, "test", Processes(), tmp_path)
+    exact = np.array(read_scores(tmp_path).scores)
+    figures = short.evaluate(model, "test", Processes(), tmp_path)
+    np.testing.assert_array_equal(read_scores(tmp_path).scores, exact)  # left alone
+    assert 3 / 40 < figures["shortlist_3/pairs"] < 0.5
+    assert figures["shortlist_3/kept_tr"] <= figures["shortlist_5/kept_tr"] <= figures["shortlist_20/kept_tr"] == 1.0
+    assert recompute(tmp_path / "shortlist-3", exact=tmp_path) | {"shortlist": 3.0} == figures
+    scores = read_scores(tmp_path / "shortlist-3").scores
+    same = np.isclose(scores, exact, atol=1e-4)
+    assert same.mean() == pytest.approx(figures["shortlist_3/pairs"])
+    # The first stage is the model's contrastive similarity.
+    texts, _ = short.gallery_texts("test")
+    batch = short.processor(images=[decode(short.examples("test")[0].image)], text=texts)
+    with torch.no_grad():
+        visual, visual_mask = model.image_tokens(batch["pixel_values"], batch["pixel_mask"])
+        words, words_mask = model.text_tokens(batch["input_ids"], batch["attention_mask"])
+        similar = model.image_vectors(visual, visual_mask) @ model.text_vectors(words, words_mask).t()
+    first = read_scores(tmp_path / "shortlist-3", "first_stage").scores
+    np.testing.assert_allclose(first[0], similar[0].numpy(), atol=1e-5)
+
+
+def test_a_shortlist_needs_the_contrastive_head(task: RetrievalTask, model: SohoForImageTextRetrieval) -> None:
+    with pytest.raises(SohoError, match=r"evaluation\.shortlist=3 needs a model with the contrastive head"):
+        changed(task, shortlist=3).evaluate(model, "test", Processes())
