@@ -5,7 +5,8 @@
 Each seed draws another world and other weights. `whole budget` has no pre-training and as many fine-tuning steps as fit
 into the time that the training steps of pre-training and fine-tuning took together (evaluation does not count). Stages
 that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT; about 20 minutes a seed on
-2 CPU cores.
+2 CPU cores. Seeds may run side by side as processes of their own, each with OMP_NUM_THREADS=1 and one seed; a last call
+with all seeds then writes the table.
 """
 
 from __future__ import annotations

@@ -206,9 +206,9 @@ class EpochLoader:
             SohoError: `start` is beyond the end, the data are bad, or a worker process died.
         """
         plan = self.batches.batches(epoch, start)
-        if self.workers:
-            # Rust threads do not survive a fork; saying so beforehand spares every worker a warning on the console.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Rust threads do not survive a fork (each worker would warn on the console), and for the few texts of a sample
+        # they cost more than they bring.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader: DataLoader[Any] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=_Keys(plan, epoch),  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ class ClassSampler:
                 sample_pixels(self.pixels, photo.image, size, filler=key.filler, blind=self.blind)
                 for photo, size in zip(group.photos, item.sizes)
             ],
-            "ids": [self.processor.encode(text) for example in group.examples for text in texts_of(example)],
+            "ids": self.processor.encode_batch([text for example in group.examples for text in texts_of(example)]),
             "rows": [IGNORE if key.filler else row for row in group.rows],
             "labels": [IGNORE if key.filler else self.class_of(example) for example in group.examples],
         }

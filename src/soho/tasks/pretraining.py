@@ -117,8 +117,8 @@ class PairSampler:
         tokenizer = self.processor.tokenizer
         special = np.array(tokenizer.all_special_ids)
         ids, labels = [], []
-        for text in texts:
-            tokens = np.array(self.processor.encode(text))
+        for row in self.processor.encode_batch(texts):
+            tokens = np.array(row)
             masked, label = mask_tokens(
                 tokens,
                 np.isin(tokens, special),

@@ -133,7 +133,7 @@ class RetrievalTask(Task):
             )
         examples = self.gallery(split)
         captions, text_image = self.gallery_texts(split)
-        ids, attention = pad_texts([self.processor.encode(caption) for caption in captions], 0)
+        ids, attention = pad_texts(self.processor.encode_batch(captions), 0)
         items = [Item(example, row) for row, example in enumerate(examples)]
         # Every process decodes all pictures (cheap beside fusion), and encodes and fuses only its own share of them.
         loader = self.loader(

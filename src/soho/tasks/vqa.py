@@ -175,7 +175,7 @@ class QuestionSampler:
         sample = {
             "pixel_values": pixels,
             "pixel_mask": mask,
-            "ids": [self.processor.encode(question.question) for question in group.examples],
+            "ids": self.processor.encode_batch([question.question for question in group.examples]),
             "rows": [IGNORE if key.filler else row for row in group.rows],
         }
         if self.vocabulary:
