@@ -126,8 +126,13 @@ def _check_split(split: str) -> None:
 def _print_figures(title: str, figures: Mapping[str, float]) -> None:
     table = Table("figure", "value", title=title)
     for name, value in figures.items():
-        table.add_row(name, f"{value:.4g}")
+        table.add_row(name, _shown(value))
     Console().print(table)
+
+
+def _shown(value: float) -> str:
+    """Return a figure to four digits, a count (214,354 questions) in full."""
+    return f"{value:,.0f}" if value >= 1000 and float(value).is_integer() else f"{value:.4g}"
 
 
 @app.command()

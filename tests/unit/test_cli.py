@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from soho.cli import main
+from soho.cli import _shown, main
 from soho.training.tracking import read_log
 from tests.support import ROOT
 from tests.tiny_recipes import tiny_values, write_recipe
@@ -175,6 +175,13 @@ def test_a_missing_picture_is_named(soho: Soho, recipe: Path, world: Path, tmp_p
     assert code == 1
     assert gone.name in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(214354.0, "214,354"), (25000.0, "25,000"), (0.73254, "0.7325"), (5.0, "5"), (1234.5, "1234")]
+)
+def test_counts_are_shown_in_full(value: float, text: str) -> None:
+    assert _shown(value) == text
 
 
 def test_an_unknown_split(soho: Soho, recipe: Path) -> None:
