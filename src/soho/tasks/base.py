@@ -257,6 +257,14 @@ class Task(ABC):
         dataset = ExampleDataset(kept, load)
         return EpochLoader(dataset, batches, collate, workers=self.recipe.data.workers, seed=self.recipe.seed)
 
+    def note_broken(self, loader: EpochLoader, split: str, effect: str) -> None:
+        """Note which pictures of a split a loader could not decode, if any, and what that does to the figures."""
+        if loader.broken:
+            self.notes.append(
+                f"{len(loader.broken)} pictures of data.{split} could not be decoded, and {effect}: "
+                f"{'; '.join(loader.broken[:5])}"
+            )
+
 
 def _photos(example: Any) -> tuple[Photo, ...]:
     return example.photos if isinstance(example, PictureGroup) else photos_of(example)

@@ -53,11 +53,7 @@ class ClassificationTask(Task):
             for row, shares in zip(batch["rows"].tolist(), output.logits.softmax(-1).tolist()):
                 if row >= 0:
                     found[row] = shares
-        if loader.broken:
-            self.notes.append(
-                f"{len(loader.broken)} pictures of data.{split} could not be decoded, and their examples are not "
-                f"measured: {'; '.join(loader.broken[:5])}"
-            )
+        self.note_broken(loader, split, "their examples are not measured")
         return found
 
     def majority_class(self) -> int:

@@ -78,6 +78,7 @@ class PretrainingTask(Task):
                 means.setdefault(name, Mean()).update(float(total), float(count))
             if output.mvm_labels is not None:
                 codes.update(output.mvm_labels.cpu().numpy())
+        self.note_broken(batches, split, "count for nothing")
         figures = {name: merge_processes(mean).result() for name, mean in sorted(means.items())}
         codes = merge_processes(codes)
         parts = [name for name in ("mlm", "mvm", "itm") if f"{name}_loss" in figures]

@@ -165,11 +165,7 @@ class RetrievalTask(Task):
             shortlist=settings.shortlist,
         )
         model.train(training)
-        if loader.broken:
-            self.notes.append(
-                f"{len(loader.broken)} pictures of data.{split} could not be decoded and stood in the gallery as empty "
-                f"ones: {'; '.join(loader.broken[:5])}"
-            )
+        self.note_broken(loader, split, "stood in the gallery as empty ones")
         return gather_scores(scores, len(examples)), text_image
 
     def gallery(self, split: str) -> list[CaptionedImage]:

@@ -94,7 +94,10 @@ class VqaTask(Task):
     def predictions(
         self, model: SohoForQuestionAnswering, split: str, processes: Processes, top: int = 1
     ) -> dict[int, list[tuple[str, float]]]:
-        """Answer this process's share of a split; returns row -> the `top` answers with probabilities."""
+        """Answer this process's share of a split; returns row -> the `top` answers with probabilities.
+
+        Rows whose pictures cannot be read are absent, counted and named in `notes`.
+        """
         answers = model.config.answers
         items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), TEXTS_AT_ONCE)]
         sampler = QuestionSampler(self, {})
@@ -112,6 +115,7 @@ class VqaTask(Task):
             for row, values, numbers in zip(batch["rows"].tolist(), best.values.tolist(), best.indices.tolist()):
                 if row >= 0:
                     chosen[row] = [(answers[number], value) for number, value in zip(numbers, values)]
+        self.note_broken(loader, split, "their questions have no answer and are not measured")
         return chosen
 
     def evaluate(

@@ -184,6 +184,19 @@ def test_accuracy_stands_beside_always_giving_the_most_frequent_answer(
     assert figures["accuracy"] == pytest.approx((2 / 3 + 1 + 1 + 1 + 1 / 2) / 5)
 
 
+def test_a_picture_that_is_cut_off_is_not_measured_and_is_named(tmp_path: Path) -> None:
+    task = own_task(tmp_path / "own")
+    path = tmp_path / "own" / "b.png"
+    Image.effect_noise((96, 64), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-3000])
+    model, _ = task.build_model()
+    assert isinstance(model, SohoForQuestionAnswering)
+    assert sorted(task.predictions(model, "validation", Processes())) == [0, 2]
+    (note,) = task.notes
+    assert note.startswith("1 pictures of data.validation could not be decoded, and their questions have no answer")
+    assert str(path) in note
+
+
 def test_predictions_cover_every_question_once_over_processes(world: Path, tmp_path: Path) -> None:
     task = VqaTask(tiny_recipe("vqa", world, tmp_path / "run"))
     torch.manual_seed(0)
