@@ -95,6 +95,12 @@ def read_scores(folder: Path, stem: str = SCORES) -> ScoredGallery:
     if missing:
         raise SohoError(f'{path}: the key "{missing[0]}" is missing')
     images, texts, world = fields["images"], fields["texts"], fields["processes"]
+    lists = all(isinstance(fields[key], list) for key in ("images", "texts", "text_image"))
+    if not lists or not isinstance(world, int) or world < 1 or len(texts) != len(fields["text_image"]):
+        raise SohoError(
+            f"{path} is damaged: expected lists images, texts and text_image (one entry a text), and processes as a "
+            "whole number; run `soho evaluate` again"
+        )
     parts = [
         _part(*matrix_files(folder, stem, rank, world), (len(shard_rows(len(images), rank, world)), len(texts)))
         for rank in range(world)
@@ -169,7 +175,10 @@ def _part(path: Path, record: Path, shape: tuple[int, int]) -> tuple[npt.NDArray
     progress = _json(record)
     if not progress.get("complete"):
         raise SohoError(f"{path} is not finished; `soho evaluate` goes on where it stopped")
-    scores: npt.NDArray[np.float32] = np.load(path, mmap_mode="r" if shape[0] * shape[1] else None)
+    try:
+        scores: npt.NDArray[np.float32] = np.load(path, mmap_mode="r" if shape[0] * shape[1] else None)
+    except (OSError, ValueError, EOFError):
+        raise SohoError(f"{path} is damaged: expected a NumPy matrix; run `soho evaluate` again") from None
     if scores.shape != shape:
         raise SohoError(f"{path} has the shape {scores.shape}, but {path.parent / GALLERY} says {shape}")
     return scores, str(progress.get("content", ""))

@@ -68,6 +68,15 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     (folder / "scores.npy").unlink()
     with pytest.raises(SohoError, match=r"scores\.npy does not exist; run `soho evaluate` again"):
         recompute(folder)
+    (folder / "scores.npy").write_bytes(b"no matrix")
+    with pytest.raises(SohoError, match=r"scores\.npy is damaged: expected a NumPy matrix"):
+        recompute(folder)
+    for key, value in (("processes", "one"), ("processes", 0), ("texts", ["a"]), ("images", 4)):
+        folder = write(tmp_path / "damaged")
+        fields = json.loads((folder / "gallery.json").read_text())
+        (folder / "gallery.json").write_text(json.dumps({**fields, key: value}))
+        with pytest.raises(SohoError, match=r"gallery\.json is damaged: expected lists images, texts and text_image"):
+            recompute(folder)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
