@@ -22,7 +22,7 @@ from soho.tasks import PretrainingTask, Processes, Task, VqaTask, build_task, ta
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
 from soho.training.recipe import Recipe
-from soho.training.run_info import check_same_recipe, save_run_info
+from soho.training.run_info import check_output, check_same_recipe, save_run_info
 from soho.training.trainer import Trainer
 
 MODEL_FOLDER = "model"
@@ -112,6 +112,7 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     task, model = trained_model(recipe, model_folder)
     model.to(accelerator.device)
+    check_output(recipe.output)
     recipe.output.mkdir(parents=True, exist_ok=True)
     figures = task.evaluate(model, split, processes, out=recipe.output / f"scores-{split}")
     _tell(accelerator, task.notes)

@@ -217,3 +217,12 @@ def test_data_check_goes_on_without_a_tokenizer(world, tmp_path, capsys):
     report = check_data(recipe)
     assert report.sound
     assert "the lengths of texts are not measured: " in capsys.readouterr().out
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    file.write_text("not a folder")
+    recipe = tiny_recipe("pretraining", tmp_path / "world", file)
+    with pytest.raises(SohoError, match="run is a file; expected a folder for the run"):
+        train(recipe)
+    assert file.read_text() == "not a folder"

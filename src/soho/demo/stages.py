@@ -93,6 +93,8 @@ def run_demo(out: Path, seed: int = 0, changes: dict[str, list[str]] | None = No
         SohoError: `out` holds the world of another seed, or anything that a recipe, data or a model can be wrong
             about.
     """
+    if out.exists() and not out.is_dir():
+        raise SohoError(f"{out} is a file; expected a folder for the demonstration, which is made where it is missing")
     if fresh and out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -267,7 +267,11 @@ class SohoModel(SohoPreTrainedModel):
         Returns:
             (B, S, C): the tokens themselves, or what the Transformer makes of them without the other side.
         """
-        return self.fusion(tokens, mask.bool())[0] if self.config.itc_pooling == "fusion" else tokens
+        if self.config.itc_pooling != "fusion":
+            return tokens
+        mask = mask.bool()
+        # A filler has no valid token, and attention over nothing is not a number on every device.
+        return self.fusion(tokens, mask | ~mask.any(dim=1, keepdim=True))[0]
 
     def forward(
         self,

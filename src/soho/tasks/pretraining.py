@@ -81,7 +81,7 @@ class PretrainingTask(Task):
         self.note_broken(batches, split, "count for nothing")
         figures = {name: merge_processes(mean).result() for name, mean in sorted(means.items())}
         codes = merge_processes(codes)
-        parts = [name for name in ("mlm", "mvm", "itm") if f"{name}_loss" in figures]
+        parts = [name for name in ("mlm", "mvm", "itm", "itc") if f"{name}_loss" in figures]
         figures["loss"] = sum(getattr(model.config, f"{name}_weight") * figures[f"{name}_loss"] for name in parts)
         if model.config.use_dictionary:
             figures |= {"mvm_majority": codes.majority_share(), "perplexity": codes.perplexity()}

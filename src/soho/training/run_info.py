@@ -45,12 +45,24 @@ def save_run_info(output: Path, recipe: Recipe, accelerator: Accelerator) -> Non
     accelerator.wait_for_everyone()
 
 
+def check_output(output: Path) -> None:
+    """Refuse an `output` that cannot be a run's folder.
+
+    Raises:
+        SohoError: it is a file.
+    """
+    if output.exists() and not output.is_dir():
+        raise SohoError(f"output={output} is a file; expected a folder for the run, which is made where it is missing")
+
+
 def check_same_recipe(output: Path, recipe: Recipe) -> None:
     """Refuse to continue a run with a recipe that trains differently.
 
     Raises:
-        SohoError: `output` holds checkpoints and its `recipe.yaml` differs in more than `recipe.FREE_TO_CHANGE`.
+        SohoError: `output` is a file, or holds checkpoints and its `recipe.yaml` differs in more than
+            `recipe.FREE_TO_CHANGE`.
     """
+    check_output(output)
     stored = output / RECIPE_NAME
     if not list_checkpoints(output) or not stored.exists():
         return
