@@ -30,6 +30,7 @@ COUNTS = (
     "dictionary_size",
     "answer_head_width",
 )
+ITC_POOLINGS = ("embeddings", "fusion", "dual_encoder")
 SHARES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -46,6 +47,8 @@ class SohoConfig(PretrainedConfig):
         vocab_size: number of WordPiece tokens.
         hidden_size: C, shared by word embeddings, visual dictionary and fusion Transformer (section 3.3).
         num_hidden_layers: layers of the fusion Transformer (12; 3 in the ablations of section 4.3).
+        fusion_start: number of layers that read the text alone before the picture joins it; 0 = the paper: both are
+            read together from the first layer.
         num_attention_heads: attention heads; must divide `hidden_size`.
         intermediate_size: width of the feed-forward blocks.
         hidden_dropout_prob: dropout after embeddings and blocks.
@@ -75,8 +78,9 @@ class SohoConfig(PretrainedConfig):
         mvm_weight: weight of the MVM loss.
         itm_weight: weight of the ITM loss.
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
-        itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion) or "fusion"
-            (both after the Transformer has read each alone; slower, stronger).
+        itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion), "fusion"
+            (both after the Transformer has read each alone) or "dual_encoder" (the text after the Transformer has
+            read it alone, the visual features as they are, weighted by a learned attention).
         match_adds_contrast: retrieval: the match score is the contrastive similarity plus what fusion finds; False =
             fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
@@ -102,6 +106,7 @@ class SohoConfig(PretrainedConfig):
         vocab_size: int = 30522,
         hidden_size: int = 768,
         num_hidden_layers: int = 12,
+        fusion_start: int = 0,
         num_attention_heads: int = 12,
         intermediate_size: int = 3072,
         hidden_dropout_prob: float = 0.1,
@@ -139,6 +144,7 @@ class SohoConfig(PretrainedConfig):
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
+        self.fusion_start = fusion_start
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.hidden_dropout_prob = hidden_dropout_prob
@@ -219,6 +225,11 @@ class SohoConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
                 raise SohoError(f"{name}={value!r} must be a number in [0, 1]")
+        if not isinstance(self.fusion_start, int) or not 0 <= self.fusion_start < self.num_hidden_layers:
+            raise SohoError(
+                f"fusion_start={self.fusion_start!r} must be a whole number of at least 0 and below "
+                f"num_hidden_layers={self.num_hidden_layers}: at least one layer reads text and picture together"
+            )
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise SohoError(
                 f"mask_token_id={self.mask_token_id} must lie below vocab_size={self.vocab_size}: its word embedding "
@@ -234,7 +245,7 @@ class SohoConfig(PretrainedConfig):
                 "sine and a cosine for each of two axes"
             )
         _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
-        _one_of("itc_pooling", self.itc_pooling, ("embeddings", "fusion"))
+        _one_of("itc_pooling", self.itc_pooling, ITC_POOLINGS)
         if not isinstance(self.match_hard_negatives, int) or self.match_hard_negatives < 0:
             raise SohoError(f"match_hard_negatives={self.match_hard_negatives!r} must be a whole number, 0 or more")
         for name in ("match_hard_negatives", "match_adds_contrast"):

@@ -7,6 +7,7 @@ features are aligned within minutes and hand the encoder and the word embeddings
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,35 @@ from torch.nn import functional as F
 from soho.models.configuration_soho import SohoConfig
 from soho.models.losses import SumAndCount
 
+Side = Literal["image", "text"]
+
+
+def reads_alone(config: SohoConfig, side: Side) -> bool:
+    """Say whether the Transformer reads this side alone before the head averages it (`config.itc_pooling`)."""
+    return config.itc_pooling == "fusion" or (config.itc_pooling == "dual_encoder" and side == "text")
+
 
 class ContrastHead(nn.Module):
-    """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states."""
+    """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states.
+
+    As a dual encoder it weighs the visual states by a learned attention, and its text map starts as the identity: the
+    text's side then begins as the sentence encoder that the Transformer was initialised from.
+    """
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__()
         self.image = nn.Linear(config.hidden_size, config.hidden_size)
         self.text = nn.Linear(config.hidden_size, config.hidden_size)
+        self.attention = nn.Linear(config.hidden_size, 1) if config.itc_pooling == "dual_encoder" else None
         self.log_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start at the usual inverse temperature 1 / 0.07."""
         nn.init.constant_(self.log_scale, math.log(1 / 0.07))
+        if self.attention is not None:
+            nn.init.eye_(self.text.weight)
+            nn.init.zeros_(self.text.bias)
 
     def forward(self, features: Tensor, mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return scaled cosine similarities (B, T).
@@ -51,7 +67,11 @@ class ContrastHead(nn.Module):
 
     def image_vectors(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return unit vectors (B, C) of visual states (B, N, C)."""
-        return F.normalize(self.image(masked_mean(features, mask)).float(), dim=-1)
+        pooled = masked_mean(features, mask)
+        if self.attention is not None:
+            weights = self.attention(features).squeeze(-1).masked_fill(~mask.bool(), -1e4).softmax(dim=1)  # (B, N)
+            pooled = (weights.unsqueeze(1) @ features).squeeze(1)
+        return F.normalize(self.image(pooled).float(), dim=-1)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return unit vectors (T, C) of text states (T, L, C)."""

@@ -130,12 +130,32 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
     return mixed.unflatten(0, (pairs, heads)), weights.unflatten(0, (pairs, heads))[..., :length]
 
 
+def not_empty(mask: Tensor) -> Tensor:
+    """Let a row without any valid token attend to all of it: attention over nothing is not a number on every device.
+
+    Only fillers have such rows, and nothing reads them.
+    """
+    return mask | ~mask.any(dim=1, keepdim=True)
+
+
 class FusionTransformer(nn.Module):
-    """The multi-layer Transformer that reads text and visual tokens as one sequence."""
+    """The multi-layer Transformer that reads text and visual tokens as one sequence.
+
+    With `config.fusion_start` = s > 0 its first s layers read the text alone (`read_text`).
+    """
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__()
+        self.start = config.fusion_start
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_hidden_layers))
+
+    def read_text(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run the layers that come before the picture over embedded texts (T, L, C), mask (T, L); returns (T, L, C)."""
+        if self.start:
+            mask = not_empty(mask.bool())
+        for layer in self.layers[: self.start]:
+            hidden, _ = layer(hidden, mask)
+        return hidden
 
     def forward(
         self,
@@ -145,16 +165,16 @@ class FusionTransformer(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-        """Fuse (P, S, C) tokens under a (P, S) bool mask.
+        """Fuse (P, S, C) tokens under a (P, S) bool mask in the layers from `config.fusion_start` on.
 
         `cls_only` spares the last layer everything but the [CLS] row: all that a classification task reads.
 
         Returns:
-            The last hidden state, all hidden states (embedding first) or None, all attention weights or None.
+            The last hidden state, all hidden states (what goes in first) or None, all attention weights or None.
         """
         states, attentions = [hidden], []
         last = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.layers[self.start :], start=self.start):
             hidden, weights = layer(hidden, mask, cls_only and number == last, output_attentions)
             states.append(hidden)
             if weights is not None:

@@ -120,7 +120,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
             See `SohoForPreTrainingOutput`; `loss` is None unless `itm_labels` is given.
         """
         image = self.soho.encode_image(pixel_values, pixel_mask)
-        text = self.soho.encode_text(input_ids)
+        text = self.soho.encode_text(input_ids, attention_mask)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         tokens, mask = take(image.tokens, rows), take(image.mask, rows)
@@ -170,9 +170,9 @@ class SohoForPreTraining(SohoPreTrainedModel):
             own_image = pairs if rows is None else rows[pairs]
             placed = self.soho.place(image.features, image.position)  # what the dictionary has not touched
             similarities = self.contrast_head(
-                self.soho.contrastive_states(placed, image.mask),
+                self.soho.contrastive_states(placed, image.mask, "image"),
                 image.mask,
-                self.soho.contrastive_states(text[own_text], text_mask[own_text]),
+                self.soho.contrastive_states(text[own_text], text_mask[own_text], "text"),
                 text_mask[own_text],
             )
             same_photo = None if photos is None else photos.unsqueeze(1) == photos[own_image].unsqueeze(0)

@@ -69,7 +69,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         """
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image = self.soho.encode_image(pixel_values, pixel_mask)
-        text = self.soho.encode_text(input_ids)
+        text = self.soho.encode_text(input_ids, attention_mask)
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         visual = self.soho.place(image.tokens, image.position)
         parts: dict[str, SumAndCount] = {}
@@ -115,7 +115,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self.contrast.image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
+        return self.contrast.image_vectors(self.soho.contrastive_states(visual, visual_mask, "image"), visual_mask)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the contrastive unit vectors (T, C) of embedded texts (T, L, C).
@@ -123,7 +123,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self.contrast.text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
+        return self.contrast.text_vectors(self.soho.contrastive_states(text, text_mask, "text"), text_mask)
 
     @property
     def contrast(self) -> ContrastHead:
@@ -142,8 +142,8 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         return self.soho.place(image.tokens, image.position), image.mask
 
     def text_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embedded text tokens (T, L, C) and their mask (T, L)."""
-        return self.soho.encode_text(input_ids), attention_mask.bool()
+        """Return the text's part of a pair (T, L, C) and its mask (T, L)."""
+        return self.soho.encode_text(input_ids, attention_mask), attention_mask.bool()
 
     def score_pairs(self, text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
         """Return the log-odds (P,) that each text (P, L, C) matches its picture (P, N, C)."""
@@ -159,7 +159,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         length, width, inner = text_tokens + visual_tokens, self.config.hidden_size, self.config.intermediate_size
         layer = 2 * (4 * length * width**2 + 2 * length * width * inner + 2 * length**2 * width)
         last = 2 * (2 * length * width**2 + 2 * width**2 + 2 * width * inner + 2 * length * width)
-        return float((self.config.num_hidden_layers - 1) * layer + last)
+        return float((self.config.num_hidden_layers - self.config.fusion_start - 1) * layer + last)
 
 
 def _table(

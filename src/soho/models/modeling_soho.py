@@ -21,8 +21,8 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, wiring_of
-from soho.models.contrast import ContrastHead, ContrastShare
-from soho.models.fusion import FusionTransformer, TextEmbedding
+from soho.models.contrast import ContrastHead, ContrastShare, Side, reads_alone
+from soho.models.fusion import FusionTransformer, TextEmbedding, not_empty
 from soho.models.heads import mlp_head
 from soho.models.outputs import SohoModelOutput
 from soho.models.position_embedding import sine_position_embedding
@@ -221,9 +221,18 @@ class SohoModel(SohoPreTrainedModel):
             tokens, indices = self.visual_dictionary(features, mask)
         return ImageEncoding(features, tokens, mask, position.to(features.dtype), indices)
 
-    def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids (T, L) with [CLS] first; returns (T, L, C)."""
-        return self.embeddings(input_ids)
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the text's part of a pair.
+
+        Args:
+            input_ids: (T, L) with [CLS] first.
+            attention_mask: (T, L) 1 at tokens; asked only by the layers before `config.fusion_start`.
+
+        Returns:
+            (T, L, C) embedded tokens, read by the layers that come before the picture, if there are any.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.fusion.read_text(self.embeddings(input_ids), mask)
 
     def place(self, tokens: Tensor, position: Tensor) -> Tensor:
         """Add the position code to visual tokens (.., N, C) and normalise: what the Transformer reads."""
@@ -257,21 +266,20 @@ class SohoModel(SohoPreTrainedModel):
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
         return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
 
-    def contrastive_states(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def contrastive_states(self, tokens: Tensor, mask: Tensor, side: Side) -> Tensor:
         """Return the states of one side that the optional contrastive head averages (`config.itc_pooling`).
 
         Args:
             tokens: (B, S, C) what fusion reads of a picture (see `place`) or of a text (see `encode_text`).
             mask: (B, S) bool or 0/1.
+            side: "image" or "text", whose tokens these are.
 
         Returns:
             (B, S, C): the tokens themselves, or what the Transformer makes of them without the other side.
         """
-        if self.config.itc_pooling != "fusion":
+        if not reads_alone(self.config, side):
             return tokens
-        mask = mask.bool()
-        # A filler has no valid token, and attention over nothing is not a number on every device.
-        return self.fusion(tokens, mask | ~mask.any(dim=1, keepdim=True))[0]
+        return self.fusion(tokens, not_empty(mask.bool()))[0]
 
     def forward(
         self,
@@ -307,7 +315,7 @@ class SohoModel(SohoPreTrainedModel):
         """
         image = self.encode_image(pixel_values, pixel_mask)
         visual = self.place(image.tokens, image.position)
-        text = self.encode_text(input_ids)
+        text = self.encode_text(input_ids, attention_mask)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(visual), len(text), pair_image_index, pair_text_index)
         hidden, states, attentions = self.fuse(

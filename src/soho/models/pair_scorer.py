@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from soho.models.contrast import Side, reads_alone
 from soho.models.fusion import FusionLayer, FusionTransformer
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 
@@ -98,7 +99,9 @@ class GridScorer(nn.Module):
         """
         head = self.model.contrast
         with torch.autocast(visual.device.type, enabled=False):
-            return head.image_vectors(self._alone(visual, visual_mask).to(head.image.weight.dtype), visual_mask)
+            return head.image_vectors(
+                self._alone(visual, visual_mask, "image").to(head.image.weight.dtype), visual_mask
+            )
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the contrastive unit vectors (b, C) of embedded texts (b, L, C).
@@ -108,11 +111,11 @@ class GridScorer(nn.Module):
         """
         head = self.model.contrast
         with torch.autocast(text.device.type, enabled=False):
-            return head.text_vectors(self._alone(text, text_mask).to(head.text.weight.dtype), text_mask)
+            return head.text_vectors(self._alone(text, text_mask, "text").to(head.text.weight.dtype), text_mask)
 
-    def _alone(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _alone(self, tokens: Tensor, mask: Tensor, side: Side) -> Tensor:
         """Return what the contrastive head averages of one side; see `SohoModel.contrastive_states`."""
-        if self.model.config.itc_pooling != "fusion":
+        if not reads_alone(self.model.config, side):
             return tokens
         states, _, _ = self.fusion(tokens.to(self.dtype), mask)
         return states
@@ -130,7 +133,7 @@ class GridScorer(nn.Module):
 
     def _fuse(self, text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask: Tensor, join: Join) -> Tensor:
         """Return the [CLS] states (P, C) of the joined pairs."""
-        first, *others = (layer for layer in self.fusion.layers if isinstance(layer, FusionLayer))
+        first, *others = (layer for layer in self.fusion.layers[self.fusion.start :] if isinstance(layer, FusionLayer))
         mask = join(text_mask, visual_mask)
         key, value = (join(project(text), project(visual)) for project in (first.key, first.value))
         if others:

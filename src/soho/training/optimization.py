@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
+from soho.errors import SohoError
 from soho.training.recipe import OptimizerSection, ScheduleSection, TrainingSection
 
 BACKBONE = "backbone"
@@ -38,6 +40,31 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+def rate_factors(names: Iterable[str], factors: Mapping[str, float]) -> dict[str, float]:
+    """Return what the learning rate of every parameter is multiplied by.
+
+    Args:
+        names: names of parameters, e.g. `soho.fusion.layers.0.query.weight`.
+        factors: name of a parameter or of a module that holds it -> factor; the longest one that fits counts.
+
+    Raises:
+        SohoError: a name in `factors` fits no parameter.
+    """
+    names = list(names)
+    chosen = dict.fromkeys(names, 1.0)
+    for prefix in sorted(factors, key=len):
+        inside = [name for name in names if name == prefix or name.startswith(f"{prefix}.")]
+        if not inside:
+            modules = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)})
+            near = difflib.get_close_matches(prefix, modules, 1, 0.0)
+            raise SohoError(
+                f"training.lr_factors names {prefix!r}, which is no part of the model that trains; did you mean "
+                f"{near[0] if near else names[0]!r}?"
+            )
+        chosen.update(dict.fromkeys(inside, factors[prefix]))
+    return chosen
+
+
 def build_optimizers(
     model: nn.Module, backbone: nn.Module, settings: TrainingSection
 ) -> dict[str, torch.optim.Optimizer]:
@@ -46,25 +73,33 @@ def build_optimizers(
     Args:
         model: the whole model, already on its device.
         backbone: the CNN inside it.
-        settings: `backbone_optimizer`, `optimizer` and `decay_bias_and_norm` are read.
+        settings: `backbone_optimizer`, `optimizer`, `lr_factors` and `decay_bias_and_norm` are read.
 
     Returns:
         `{"backbone": ..., "rest": ...}`; a part without trainable parameters has no entry. Every group keeps its
         undecayed learning rate under `initial_lr`.
+
+    Raises:
+        SohoError: `lr_factors` names something that is no part of the model.
     """
     in_backbone = {id(parameter) for parameter in backbone.parameters()}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Names as the model's own code has them, whatever a wrapper put before them.
+    inner = getattr(model, "module", model)
+    named = {name: parameter for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    factors = rate_factors(named, settings.lr_factors)
     parts = {
-        BACKBONE: ([p for p in trainable if id(p) in in_backbone], settings.backbone_optimizer),
-        REST: ([p for p in trainable if id(p) not in in_backbone], settings.optimizer),
+        BACKBONE: ([n for n, p in named.items() if id(p) in in_backbone], settings.backbone_optimizer),
+        REST: ([n for n, p in named.items() if id(p) not in in_backbone], settings.optimizer),
     }
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    for name, (parameters, section) in parts.items():
-        groups = parameter_groups(parameters, section.weight_decay, settings.decay_bias_and_norm)
+    for part, (names, section) in parts.items():
+        groups: list[dict[str, object]] = []
+        for factor in sorted({factors[name] for name in names}, reverse=True):
+            parameters = [named[name] for name in names if factors[name] == factor]
+            for group in parameter_groups(parameters, section.weight_decay, settings.decay_bias_and_norm):
+                groups.append({**group, "lr": section.lr * factor, "initial_lr": section.lr * factor})
         if groups:
-            optimizers[name] = _build_optimizer(groups, section)
-            for group in optimizers[name].param_groups:
-                group["initial_lr"] = section.lr
+            optimizers[part] = _build_optimizer(groups, section)
     return optimizers
 
 
@@ -106,11 +141,12 @@ def learning_rate_factor(step: int, schedule: ScheduleSection, steps_per_epoch: 
 
 
 def set_learning_rates(optimizers: Mapping[str, torch.optim.Optimizer], factor: float) -> dict[str, float]:
-    """Set every learning rate to its initial value times `factor`; return them by optimizer name."""
+    """Set every learning rate to its initial value times `factor`; return the highest one of every optimizer."""
     rates: dict[str, float] = {}
     for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = rates[name] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * factor
+        rates[name] = max(group["lr"] for group in optimizer.param_groups)
     return rates
 
 

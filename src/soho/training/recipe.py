@@ -176,6 +176,11 @@ class TrainingSection(Section):
         default=BackboneOptimizerSection(), description="optimizer of the CNN"
     )
     optimizer: OptimizerSection = Field(default=OptimizerSection(), description="optimizer of everything else")
+    lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="module -> factor on its learning rates, e.g. {soho.embeddings: 0.1}; the longest name that fits "
+        "counts",
+    )
     decay_bias_and_norm: bool = Field(default=False, description="weight decay on biases and normalisation layers too")
     schedule: ScheduleSection = Field(default=ScheduleSection(), description="learning rates over time")
     log_every: int = Field(default=20, ge=1, description="optimizer steps between log lines")

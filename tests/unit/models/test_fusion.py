@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
+from soho.errors import SohoError
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining
 from soho.models.fusion import FusionTransformer, plain_attention
 from soho.models.initialization import load_text, text_config_fields
@@ -70,6 +71,35 @@ def test_text_equals_bert_with_its_first_layers(bert: BertForMaskedLM, bert_fold
     assert report.loaded["text embedding and fusion layers"] == (str(bert_folder), 5 + 16 * layers)
     assert report.loaded["mlm_head"] == (str(bert_folder), 5)
     assert len(report.left_over) == (layers < 3)
+
+
+@torch.no_grad()
+def test_layers_before_the_picture_read_the_text_alone(bert: BertForMaskedLM, bert_folder: Path) -> None:
+    fields = text_config_fields(str(bert_folder), 3)
+    model = SohoForPreTraining(tiny_config(**fields, fusion_start=2)).eval()
+    load_text(model, str(bert_folder))
+    texts = picture_batch(3, 64, 64)
+    ids, attention = texts["input_ids"], texts["attention_mask"]
+    assert not attention.all()
+    theirs = bert.bert(ids, attention, output_hidden_states=True).hidden_states
+    states = model.soho.encode_text(ids, attention)
+    used = attention.bool()
+    torch.testing.assert_close(states[used], theirs[2][used], atol=1e-5, rtol=0)
+    # Beside a picture of no tokens the last layer ends where BERT ends; beside any picture the text's states before
+    # it are the same.
+    none = states.new_zeros(3, 0, 16)
+    alone = model.soho.fuse(states, attention, none, torch.zeros(3, 0, dtype=torch.bool))[0]
+    torch.testing.assert_close(alone[used], theirs[3][used], atol=1e-5, rtol=0)
+    output = model.soho(**texts, output_hidden_states=True)
+    assert len(output.hidden_states) == 2
+    torch.testing.assert_close(output.hidden_states[0][:, : ids.shape[1]][used], theirs[2][used], atol=1e-5, rtol=0)
+    assert (output.last_hidden_state[:, 0] - theirs[3][:, 0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("start", [-1, 3, 1.5])
+def test_at_least_one_layer_reads_both(start: float) -> None:
+    with pytest.raises(SohoError, match=f"fusion_start={start} must be a whole number"):
+        tiny_config(num_hidden_layers=3, fusion_start=start)
 
 
 @pytest.fixture

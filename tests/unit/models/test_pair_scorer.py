@@ -24,7 +24,16 @@ def retrieval_model(layers: int, **fields: Any) -> SohoForImageTextRetrieval:
 
 @pytest.mark.parametrize(
     ("layers", "fields"),
-    [(1, {}), (2, {}), (3, {}), (2, CONTRAST), (2, {**CONTRAST, "itc_pooling": "fusion"})],
+    [
+        (1, {}),
+        (2, {}),
+        (3, {}),
+        (2, CONTRAST),
+        (2, {**CONTRAST, "itc_pooling": "fusion"}),
+        (3, {"fusion_start": 1}),
+        (3, {"fusion_start": 2}),
+        (3, {**CONTRAST, "itc_pooling": "dual_encoder", "fusion_start": 1}),
+    ],
 )
 @torch.inference_mode()
 def test_a_grid_equals_its_pairs(layers: int, fields: dict[str, Any]) -> None:
@@ -77,7 +86,7 @@ def test_the_first_layer_projects_every_token_once_a_side() -> None:
     assert pairs.get_total_flops() - grid.get_total_flops() == spared
 
 
-@pytest.mark.parametrize("pooling", ["embeddings", "fusion"])
+@pytest.mark.parametrize("pooling", ["embeddings", "fusion", "dual_encoder"])
 @torch.inference_mode()
 def test_the_vectors_are_those_of_the_contrastive_head(pooling: str) -> None:
     model = retrieval_model(2, itc_weight=1.0, itc_pooling=pooling)

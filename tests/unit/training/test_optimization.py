@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from soho.errors import SohoError
 from soho.training.optimization import (
     backbone_is_frozen,
     build_optimizers,
@@ -54,6 +55,33 @@ def test_both_adamw_and_decay_of_everything() -> None:
     assert isinstance(optimizers["backbone"], torch.optim.AdamW)
     assert [len(o.param_groups) for o in optimizers.values()] == [1, 1]
     assert optimizers["backbone"].param_groups[0]["lr"] == 1e-5
+
+
+def test_a_factor_slows_a_module_down_and_the_longest_name_counts() -> None:
+    model = Model()
+    section = TrainingSection.model_validate(
+        {"lr_factors": {"head": 0.5, "head.bias": 0.0, "embedding": 0.1, "cnn.0": 0.2}, "optimizer": {"lr": 1e-3}}
+    )
+    optimizers = build_optimizers(model, model.cnn, section)
+    rates = {
+        id(parameter): group["lr"]
+        for optimizer in optimizers.values()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert rates[id(model.embedding.weight)] == pytest.approx(1e-4)  # tied to head.weight; it has the first name
+    assert rates[id(model.head.bias)] == 0.0
+    assert rates[id(model.norm.weight)] == pytest.approx(1e-3)
+    assert rates[id(model.cnn[0].weight)] == pytest.approx(2e-3)
+    assert rates[id(model.cnn[1].weight)] == pytest.approx(1e-2)
+    assert set_learning_rates(optimizers, 0.5) == pytest.approx({"backbone": 5e-3, "rest": 5e-4})
+    assert {group["lr"] for group in optimizers["rest"].param_groups} == {5e-5, 0.0, 5e-4}
+
+
+def test_a_factor_for_nothing_names_the_nearest_part() -> None:
+    section = TrainingSection.model_validate({"lr_factors": {"embeding": 0.1}})
+    with pytest.raises(SohoError, match=r"'embeding', which is no part .* did you mean 'embedding'\?"):
+        build_optimizers(Model(), Model().cnn, section)
 
 
 def test_parameters_without_gradient_belong_to_no_optimizer() -> None:
