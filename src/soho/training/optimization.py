@@ -40,6 +40,19 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+def fixed_module(model: nn.Module, name: str) -> nn.Module:
+    """Stop the training of a module and return it.
+
+    Raises:
+        SohoError: there is no such module.
+    """
+    modules = dict(model.named_modules())
+    if not name or name not in modules:
+        near = difflib.get_close_matches(name, modules, 1, 0.0)
+        raise SohoError(f"training.frozen names {name!r}, which is no module of the model; did you mean {near[0]!r}?")
+    return modules[name].requires_grad_(False)
+
+
 def rate_factors(names: Iterable[str], factors: Mapping[str, float]) -> dict[str, float]:
     """Return what the learning rate of every parameter is multiplied by.
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from soho.errors import SohoError
-from soho.training.optimization import BACKBONE, build_optimizers, clip_gradients, set_learning_rates
+from soho.training.optimization import BACKBONE, build_optimizers, clip_gradients, fixed_module, set_learning_rates
 from soho.training.processes import average_batch_norm_statistics, share_buffers
 from soho.training.protocols import Batch
 from soho.training.recipe import TrainingSection
@@ -54,12 +54,16 @@ class OptimizerStep:
         model: an `nn.Module` that is a `TrainableModel`; moved to the device.
         settings: the recipe's `training` section.
         accelerator: from `make_accelerator`.
+
+    Raises:
+        SohoError: `training.frozen` or `training.lr_factors` names no part of the model.
     """
 
     def __init__(self, model: Any, settings: TrainingSection, accelerator: Accelerator) -> None:
         if settings.gradient_checkpointing:
             checkpoint_activations(model)
         model.to(accelerator.device)
+        self.fixed = [fixed_module(model, name) for name in settings.frozen]
         if settings.channels_last:
             model.visual_backbone().to(memory_format=torch.channels_last)
         self.model = model
@@ -77,6 +81,8 @@ class OptimizerStep:
         """Switch dropout and the like on, with the CNN fixed or free."""
         self.frozen = frozen
         self.model.train()
+        for module in self.fixed:
+            module.eval()
         self.model.freeze_visual_backbone(frozen)
 
     def run(self, micro_batches: Sequence[Batch], learning_rate_factor: float, name: str) -> StepResult:

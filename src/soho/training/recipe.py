@@ -176,6 +176,11 @@ class TrainingSection(Section):
         default=BackboneOptimizerSection(), description="optimizer of the CNN"
     )
     optimizer: OptimizerSection = Field(default=OptimizerSection(), description="optimizer of everything else")
+    frozen: list[str] = Field(
+        default=[],
+        description="modules whose weights stay as they are, without dropout, e.g. [soho.embeddings, "
+        "soho.fusion.layers.0]; for the CNN see freeze_backbone_epochs",
+    )
     lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={},
         description="module -> factor on its learning rates, e.g. {soho.embeddings: 0.1}; the longest name that fits "

@@ -9,6 +9,7 @@ from soho.training.optimization import (
     backbone_is_frozen,
     build_optimizers,
     clip_gradients,
+    fixed_module,
     learning_rate_factor,
     parameter_groups,
     set_learning_rates,
@@ -76,6 +77,14 @@ def test_a_factor_slows_a_module_down_and_the_longest_name_counts() -> None:
     assert rates[id(model.cnn[1].weight)] == pytest.approx(1e-2)
     assert set_learning_rates(optimizers, 0.5) == pytest.approx({"backbone": 5e-3, "rest": 5e-4})
     assert {group["lr"] for group in optimizers["rest"].param_groups} == {5e-5, 0.0, 5e-4}
+
+
+def test_a_fixed_module_gets_no_gradient_and_a_wrong_name_is_named() -> None:
+    model = Model()
+    assert fixed_module(model, "cnn.0") is model.cnn[0]
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["cnn.0.weight", "cnn.0.bias"]
+    with pytest.raises(SohoError, match=r"training.frozen names 'hed', .* did you mean 'head'\?"):
+        fixed_module(model, "hed")
 
 
 def test_a_factor_for_nothing_names_the_nearest_part() -> None:

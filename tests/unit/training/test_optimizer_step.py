@@ -76,6 +76,18 @@ def test_a_frozen_backbone_is_not_stepped() -> None:
     assert not torch.equal(step.model.cnn[0].weight, before)
 
 
+def test_a_fixed_module_keeps_its_weights_and_has_no_dropout() -> None:
+    step = make_step(frozen=["value_head"])
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    step.training_mode(frozen=False)
+    assert step.model.class_head.training
+    assert not step.model.value_head.training
+    step.run(batches(3, 2), 1.0, "step 1")
+    after = step.model.state_dict()
+    assert torch.equal(after["value_head.weight"], before["value_head.weight"])
+    assert not torch.equal(after["class_head.weight"], before["class_head.weight"])
+
+
 def test_the_dictionary_is_updated_once_per_step() -> None:
     step = make_step()
     with torch.no_grad():
