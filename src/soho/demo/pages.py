@@ -202,5 +202,6 @@ def look_up(
     height, width = batch["pixel_values"].shape[-2:]
     indices = model.soho.encode_image(batch["pixel_values"], batch["pixel_mask"]).indices
     assert indices is not None
-    grid = indices[0].unflatten(0, (height // 64, width // 64)).numpy()
+    cells = indices[0, 1:] if model.config.visual_summary else indices[0]
+    grid = cells.unflatten(0, (height // 64, width // 64)).numpy()
     return picture.resize(processor.target_size(*picture.size)), grid

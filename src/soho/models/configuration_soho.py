@@ -64,6 +64,8 @@ class SohoConfig(PretrainedConfig):
         backbone_factory_args: keyword arguments of that function.
         visual_feature_norm: "layer" gives every visual feature zero mean and unit variance over its channels before
             the dictionary, "none" is the literal paper; see docs/deviations.md.
+        visual_summary: True puts one more visual token before the cells: the CNN's last feature map, pooled by a
+            learned attention and projected; it has no position, no code and is never masked. False = the paper.
         use_dictionary: False removes the visual dictionary and MVM (the baseline of Table 7).
         dictionary_size: K, number of codes (section 4.3: 2048 is best).
         dictionary_momentum: gamma of Eq. 4.
@@ -80,7 +82,7 @@ class SohoConfig(PretrainedConfig):
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
         itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion), "fusion"
             (both after the Transformer has read each alone) or "dual_encoder" (the text after the Transformer has
-            read it alone, the visual features as they are, weighted by a learned attention).
+            read it alone, and of the picture its summary token alone; needs `visual_summary`).
         match_adds_contrast: retrieval: the match score is the contrastive similarity plus what fusion finds; False =
             fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
@@ -121,6 +123,7 @@ class SohoConfig(PretrainedConfig):
         backbone_factory: str | None = None,
         backbone_factory_args: dict[str, Any] | None = None,
         visual_feature_norm: str = "layer",
+        visual_summary: bool = False,
         use_dictionary: bool = True,
         dictionary_size: int = 2048,
         dictionary_momentum: float = 0.99,
@@ -158,6 +161,7 @@ class SohoConfig(PretrainedConfig):
         self.backbone_factory = backbone_factory
         self.backbone_factory_args = backbone_factory_args or {}
         self.visual_feature_norm = visual_feature_norm
+        self.visual_summary = visual_summary
         self.use_dictionary = use_dictionary
         self.dictionary_size = dictionary_size
         self.dictionary_momentum = dictionary_momentum
@@ -246,6 +250,8 @@ class SohoConfig(PretrainedConfig):
             )
         _one_of("visual_feature_norm", self.visual_feature_norm, ("layer", "none"))
         _one_of("itc_pooling", self.itc_pooling, ITC_POOLINGS)
+        if self.itc_pooling == "dual_encoder" and not self.visual_summary:
+            raise SohoError("itc_pooling='dual_encoder' needs visual_summary=true, the token it compares")
         if not isinstance(self.match_hard_negatives, int) or self.match_hard_negatives < 0:
             raise SohoError(f"match_hard_negatives={self.match_hard_negatives!r} must be a whole number, 0 or more")
         for name in ("match_hard_negatives", "match_adds_contrast"):

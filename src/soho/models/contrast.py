@@ -27,22 +27,22 @@ def reads_alone(config: SohoConfig, side: Side) -> bool:
 class ContrastHead(nn.Module):
     """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states.
 
-    As a dual encoder it weighs the visual states by a learned attention, and its text map starts as the identity: the
-    text's side then begins as the sentence encoder that the Transformer was initialised from.
+    As a dual encoder it takes the picture's summary token, and its text map starts as the identity: the text's side
+    then begins as the sentence encoder that the Transformer was initialised from.
     """
 
     def __init__(self, config: SohoConfig) -> None:
         super().__init__()
         self.image = nn.Linear(config.hidden_size, config.hidden_size)
         self.text = nn.Linear(config.hidden_size, config.hidden_size)
-        self.attention = nn.Linear(config.hidden_size, 1) if config.itc_pooling == "dual_encoder" else None
+        self.dual_encoder = config.itc_pooling == "dual_encoder"
         self.log_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start at the usual inverse temperature 1 / 0.07."""
         nn.init.constant_(self.log_scale, math.log(1 / 0.07))
-        if self.attention is not None:
+        if self.dual_encoder:
             nn.init.eye_(self.text.weight)
             nn.init.zeros_(self.text.bias)
 
@@ -67,10 +67,7 @@ class ContrastHead(nn.Module):
 
     def image_vectors(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return unit vectors (B, C) of visual states (B, N, C)."""
-        pooled = masked_mean(features, mask)
-        if self.attention is not None:
-            weights = self.attention(features).squeeze(-1).masked_fill(~mask.bool(), -1e4).softmax(dim=1)  # (B, N)
-            pooled = (weights.unsqueeze(1) @ features).squeeze(1)
+        pooled = features[:, 0] if self.dual_encoder else masked_mean(features, mask)
         return F.normalize(self.image(pooled).float(), dim=-1)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:

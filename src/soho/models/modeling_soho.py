@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import MODEL_MAPPING, PreTrainedModel
 
 from soho.errors import SohoError
@@ -31,14 +32,14 @@ from soho.models.visual_encoder import FACTORY_ALLOWED, FeatureMemory, VisualEnc
 
 
 class ImageEncoding(NamedTuple):
-    """A picture before fusion.
+    """A picture before fusion. With `config.visual_summary` the first of the N tokens is the summary, else a cell.
 
     Attributes:
         features: (B, N, C) output of the visual encoder, before the dictionary.
         tokens: (B, N, C) what fusion reads by `config.visual_input`, without position.
         mask: (B, N) bool valid cells.
         position: (B, N, C) 2-D sine code.
-        indices: (B, N) code indices, -1 at padding; None where the dictionary was not asked.
+        indices: (B, N) code indices, -1 at padding and summary; None where the dictionary was not asked.
     """
 
     features: Tensor
@@ -46,6 +47,22 @@ class ImageEncoding(NamedTuple):
     mask: Tensor
     position: Tensor
     indices: Tensor | None
+
+
+def with_summary(image: ImageEncoding, summary: Tensor) -> ImageEncoding:
+    """Put a summary token (B, C) before the cells: valid, without position and without code."""
+    first = summary.unsqueeze(1)
+
+    def before(rows: Tensor, value: float) -> Tensor:
+        return F.pad(rows, (0, 0, 1, 0) if rows.ndim == 3 else (1, 0), value=value)
+
+    return ImageEncoding(
+        torch.cat((first.to(image.features.dtype), image.features), dim=1),
+        torch.cat((first.to(image.tokens.dtype), image.tokens), dim=1),
+        before(image.mask, True),
+        before(image.position, 0.0),
+        None if image.indices is None else before(image.indices, -1),
+    )
 
 
 class SohoPreTrainedModel(PreTrainedModel):
@@ -213,13 +230,14 @@ class SohoModel(SohoPreTrainedModel):
         """
         if pixel_mask is None:
             pixel_mask = torch.ones_like(pixel_values[:, 0], dtype=torch.bool)
-        features, mask, grid = self.visual_encoder(pixel_values, pixel_mask)
+        features, mask, grid, summary = self.visual_encoder(pixel_values, pixel_mask)
         position = sine_position_embedding(mask.unflatten(1, grid), self.config.hidden_size).flatten(1, 2)
         tokens, indices = features, None
         if self.config.visual_input == "dictionary":
             assert self.visual_dictionary is not None
             tokens, indices = self.visual_dictionary(features, mask)
-        return ImageEncoding(features, tokens, mask, position.to(features.dtype), indices)
+        encoding = ImageEncoding(features, tokens, mask, position.to(features.dtype), indices)
+        return encoding if summary is None else with_summary(encoding, summary)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the text's part of a pair.

@@ -34,11 +34,13 @@ class VisualFeatures(NamedTuple):
         features: (B, N, C) one vector per cell, row by row; zero at padding cells.
         mask: (B, N) bool, True where a cell holds picture.
         grid: (rows, columns) with rows * columns = N.
+        summary: (B, C) the picture as a whole (`config.visual_summary`), or None.
     """
 
     features: Tensor
     mask: Tensor
     grid: tuple[int, int]
+    summary: Tensor | None = None
 
 
 def call_factory(config: SohoConfig, *, pretrained: bool) -> nn.Module:
@@ -104,6 +106,7 @@ class VisualEncoder(nn.Module):
         self.backbone, channels = build_backbone(config)
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
         self.layer_norm = config.visual_feature_norm == "layer"
+        self.summary = AttentionPool(channels, config) if config.visual_summary else None
         self.frozen = False
         self.memory: FeatureMemory | None = None
 
@@ -140,10 +143,11 @@ class VisualEncoder(nn.Module):
                 maps = self.memory.recall(pixel_values, self._backbone_maps)
             else:
                 maps = self._backbone_maps(pixel_values)
-        maps = self.projection(maps)  # (B, C, h, w)
         # A cell of the CNN's grid is valid where it covers any pixel of the picture. Padding cells are kept out of
         # the pooling, so that the result is that of pooling the picture alone.
         cells = F.adaptive_max_pool2d(pixel_mask.float().unsqueeze(1), maps.shape[-2:]) > 0  # (B, 1, h, w)
+        summary = None if self.summary is None else self.summary(maps, cells)
+        maps = self.projection(maps)  # (B, C, h, w)
         maps = F.max_pool2d(maps.masked_fill(~cells, float("-inf")), 2, ceil_mode=True)
         mask = F.max_pool2d(cells.float(), 2, ceil_mode=True) > 0  # (B, 1, rows, columns)
         maps = maps.masked_fill(~mask, 0.0)
@@ -153,7 +157,23 @@ class VisualEncoder(nn.Module):
         if self.layer_norm:
             # Without learned scale: features keep the length of the N(0, 1) codes they are compared with.
             features = F.layer_norm(features, features.shape[-1:])
-        return VisualFeatures(features * mask.unsqueeze(-1), mask, grid)
+        return VisualFeatures(features * mask.unsqueeze(-1), mask, grid, summary)
+
+
+class AttentionPool(nn.Module):
+    """The CNN's feature map as one vector: the mean of its cells weighted by a learned attention, then projected."""
+
+    def __init__(self, channels: int, config: SohoConfig) -> None:
+        super().__init__()
+        self.attention = nn.Linear(channels, 1)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.output = nn.Linear(channels, config.hidden_size)
+
+    def forward(self, maps: Tensor, cells: Tensor) -> Tensor:
+        """Pool (B, C', h, w) maps over their valid cells (B, 1, h, w); returns (B, C)."""
+        states = self.dropout(maps.flatten(2).transpose(1, 2))  # (B, h * w, C')
+        weights = self.attention(states).squeeze(-1).masked_fill(~cells.flatten(1), -1e4).softmax(dim=1)
+        return self.output((weights.unsqueeze(1).to(states.dtype) @ states).squeeze(1))
 
 
 class FeatureMemory:

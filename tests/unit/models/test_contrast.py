@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from soho.errors import SohoError
 from soho.models import SohoConfig, SohoForImageTextRetrieval, SohoForPreTraining
 from soho.models.contrast import ContrastHead, contrastive_loss, masked_mean
 from tests.unit.models import tiny
@@ -88,8 +89,8 @@ def test_similarities_are_scaled_cosines():
     assert head(token, ones.bool(), other, ones).item() == pytest.approx(0.6 / 0.07, rel=1e-5)
 
 
-def test_as_a_dual_encoder_the_text_map_starts_as_the_identity_and_pictures_are_pooled_by_attention():
-    head = ContrastHead(tiny_config(itc_pooling="dual_encoder"))
+def test_as_a_dual_encoder_the_text_map_starts_as_the_identity_and_the_picture_is_its_summary():
+    head = ContrastHead(tiny_config(itc_pooling="dual_encoder", visual_summary=True))
     text = torch.randn(2, 3, 16)
     ones = torch.ones(2, 3)
     expected = torch.nn.functional.normalize(text.mean(1), dim=-1)
@@ -97,18 +98,20 @@ def test_as_a_dual_encoder_the_text_map_starts_as_the_identity_and_pictures_are_
     with torch.no_grad():
         head.image.weight.copy_(torch.eye(16))
         head.image.bias.zero_()
-        head.attention.weight.zero_()
-        head.attention.weight[0, 0] = 1.0
-    cells = torch.zeros(1, 3, 16)
-    cells[0, 0, 0], cells[0, 1, 1], cells[0, 2, 2] = math.log(3.0), 1.0, 50.0
-    mask = torch.tensor([[True, True, False]])
-    # Weights 3 : 1 : 0, the last cell is padding.
-    pooled = 0.75 * cells[0, 0] + 0.25 * cells[0, 1]
-    torch.testing.assert_close(head.image_vectors(cells, mask)[0], pooled / pooled.norm())
+    tokens = torch.randn(1, 3, 16)
+    expected = torch.nn.functional.normalize(tokens[:, 0], dim=-1)
+    torch.testing.assert_close(head.image_vectors(tokens, torch.ones(1, 3)), expected)
+
+
+def test_the_dual_encoder_needs_a_summary():
+    with pytest.raises(SohoError, match="itc_pooling='dual_encoder' needs visual_summary=true"):
+        tiny_config(itc_pooling="dual_encoder")
 
 
 def test_the_dual_encoder_reads_the_text_alone_with_all_layers_and_no_layer_reads_the_picture_alone():
-    config = tiny.tiny_config(itc_weight=1.0, itc_pooling="dual_encoder", num_hidden_layers=2, fusion_start=1)
+    config = tiny.tiny_config(
+        itc_weight=1.0, itc_pooling="dual_encoder", visual_summary=True, num_hidden_layers=2, fusion_start=1
+    )
     model = SohoForImageTextRetrieval(config).eval()
     batch = tiny.picture_batch(3, 64, 64)
     text, mask = model.text_tokens(batch["input_ids"], batch["attention_mask"])

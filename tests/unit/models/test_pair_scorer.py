@@ -13,6 +13,7 @@ from soho.models import SohoForImageTextRetrieval
 from soho.models.pair_scorer import GridScorer
 from tests.unit.models.tiny import picture_batch, stirred, tiny_config
 
+DUAL = {"itc_pooling": "dual_encoder", "visual_summary": True}
 CONTRAST = {"itc_weight": 1.0, "match_adds_contrast": True}
 
 
@@ -32,7 +33,7 @@ def retrieval_model(layers: int, **fields: Any) -> SohoForImageTextRetrieval:
         (2, {**CONTRAST, "itc_pooling": "fusion"}),
         (3, {"fusion_start": 1}),
         (3, {"fusion_start": 2}),
-        (3, {**CONTRAST, "itc_pooling": "dual_encoder", "fusion_start": 1}),
+        (3, {**CONTRAST, **DUAL, "fusion_start": 1}),
     ],
 )
 @torch.inference_mode()
@@ -86,10 +87,10 @@ def test_the_first_layer_projects_every_token_once_a_side() -> None:
     assert pairs.get_total_flops() - grid.get_total_flops() == spared
 
 
-@pytest.mark.parametrize("pooling", ["embeddings", "fusion", "dual_encoder"])
+@pytest.mark.parametrize("pooling", [{"itc_pooling": "embeddings"}, {"itc_pooling": "fusion"}, DUAL])
 @torch.inference_mode()
-def test_the_vectors_are_those_of_the_contrastive_head(pooling: str) -> None:
-    model = retrieval_model(2, itc_weight=1.0, itc_pooling=pooling)
+def test_the_vectors_are_those_of_the_contrastive_head(pooling: dict[str, Any]) -> None:
+    model = retrieval_model(2, itc_weight=1.0, **pooling)
     batch = picture_batch(3)
     visual, visual_mask = model.image_tokens(batch["pixel_values"], batch["pixel_mask"])
     text, text_mask = model.text_tokens(batch["input_ids"], batch["attention_mask"])

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from soho.errors import SohoError
 from soho.models.modeling_soho import ImageEncoding, SohoModel
 from soho.models.position_embedding import sine_position_embedding
 from soho.models.released.configuration_released import SohoReleasedConfig
@@ -22,6 +23,8 @@ class SohoReleasedModel(SohoModel):
 
     def build_visual_parts(self, config: SohoReleasedConfig) -> None:  # type: ignore[override]
         """Make `visual_encoder` and, where the model reads codes, `visual_dictionary` and `code_gate`."""
+        if config.visual_summary:
+            raise SohoError("visual_summary has no place in the released wiring; set it to false")
         self.visual_encoder = ReleasedVisualEncoder(config)  # type: ignore[assignment]
         self.visual_dictionary: ReleasedDictionary | None = None  # type: ignore[assignment]
         self.code_gate: CodeGate | None = None
