@@ -56,7 +56,7 @@ def words(text: str) -> set[str]:
 
 
 def naive_bayes(train: Rows, test: Rows) -> float:
-    """Accuracy on `test` of Bernoulli naive Bayes over the words of (text, label) rows; the first label among equals."""
+    """Return the accuracy on `test` of Bernoulli naive Bayes over words; the first label among equals."""
     labels = sorted({label for _, label in train})
     vocabulary = set().union(*(words(text) for text, _ in train))
     count = Counter(label for _, label in train)

@@ -2,8 +2,8 @@
 
 Some pictures hold a closed crate. What is in it cannot be known, so "there is a red fish" is neutral where no red
 fish is seen beside a crate, and a contradiction where everything is seen. Every hypothesis comes equally often with
-each label, over different pictures, so the hypothesis alone tells nothing; nor is the crate enough, because it stands in
-many pictures of the other labels too.
+each label, over different pictures, so the hypothesis alone tells nothing; nor is the crate enough, because it stands
+in many pictures of the other labels too.
 """
 
 from __future__ import annotations
