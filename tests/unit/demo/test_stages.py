@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from soho.errors import SohoError
 from tests.support import ROOT
 
 # Nothing that makes the model smaller: neither depth nor width.
-STEPS = ["training.max_steps=1", "training.batch_size=2", "data.shorter_edge=64", "data.longer_edge=128"]
-CHANGES = {"world": ["40", "8", "10"], **{run: STEPS for run in ("pretrain", *RUNS)}}
+STEPS = ["training.max_steps=1", "training.batch_size=2", "data.shorter_edge=128", "data.longer_edge=192"]
+CHANGES = {"world": ["40", "8", "10"], **dict.fromkeys(("pretrain", *RUNS), STEPS)}
 PAIR = ("vqa", "snli_ve_text_only")
 
 
@@ -103,6 +104,19 @@ def test_child_processes_give_the_same_results(
         assert found.steps[run] == 1
         assert (out / run / LOG_FILE).stat().st_size > 0
     assert DemoResult.load(out) == found
+
+
+@pytest.mark.recipe
+def test_the_study_covers_every_run(result: DemoResult) -> None:
+    spec = importlib.util.spec_from_file_location("study", ROOT / "recipes" / "demo" / "study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    rows = [line.split(" | ") for line in study.table([result, result]).splitlines()[2:]]
+    assert {row[0].removeprefix("| ") for row in rows} == {"pretrain", *RUNS}
+    majority = {row[0].removeprefix("| "): row[3] for row in rows if row[2] == "majority"}
+    assert majority == {"vqa": f"{100 * result.metrics['vqa']['majority']:.1f}", "nlvr2": "50.0", "snli_ve": "33.3"}
 
 
 @pytest.mark.recipe
