@@ -296,3 +296,6 @@ def test_bad_requests_are_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text("{}")
     with pytest.raises(SohoError, match="not the record of a finished embedded world"):
         load_world(tmp_path)
+    (tmp_path / "world.json").write_text('{"version": 1}')
+    with pytest.raises(SohoError, match=r"is of version 1 of the embedded world, expected \d+; draw it again"):
+        load_world(tmp_path)

@@ -22,6 +22,8 @@ from soho.data.miniature.write import WORLD_FILE, ImageSink, Job, encoded, prepa
 from soho.errors import SohoError
 
 QUESTIONS_PER_IMAGE = {"train": 3.5, "val": 3.0, "test": 3.0}
+# Of what is drawn and written for a seed; a folder of another version is drawn again.
+VERSION = 2
 _NLVR2_SPLITS = {"train": "train", "val": "dev", "test": "test1"}
 _SNLI_VE_SPLITS = {"train": "train", "val": "dev", "test": "test"}
 
@@ -242,6 +244,7 @@ def generate(
                 sink.write(names, data)
             bar.update()
     record = {
+        "version": VERSION,
         "seed": seed,
         "held_out": held_out,
         **fields,
@@ -271,6 +274,11 @@ def load_world(out: Path) -> World:
     path = Path(out) / WORLD_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != VERSION:
+            raise SohoError(
+                f"{path} is of version {record['version']} of the embedded world, expected {VERSION}; draw it again "
+                f"with `soho data miniature {out}`"
+            )
         return World(
             seed=record["seed"],
             held_out=tuple((color, kind) for color, kind in record["held_out"]),
