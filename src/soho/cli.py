@@ -257,16 +257,25 @@ def submit_vqa(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the world, the weights and all draws.")] = 0,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="One fine-tuning run after the other, not two at once.")
+    ] = False,
 ) -> None:
     """Run the whole road on the embedded world and write one HTML page; what `make demo` runs.
 
-    Needs the recipes of the source tree (recipes/demo) in the current folder.
+    Goes on by itself where an earlier demonstration in the same folder stopped. Needs the recipes of the source tree
+    (recipes/demo) in the current folder.
     """
     from soho.demo import run_demo
     from soho.demo.pages import write_demo_report
+    from soho.demo.tables import for_terminal, overview
 
-    page = write_demo_report(run_demo(out, seed), seed)
-    Console().print(f"report: {page}")
+    console = Console()
+    result = run_demo(out, seed, serial=serial)
+    console.rule("[bold]4/4  the page")
+    page = write_demo_report(result, seed)
+    console.print(for_terminal(overview(result)))
+    console.print(f"report: {page}")
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
 def test_all_recipes_have_a_test_here() -> None:
     folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
     assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain", "released"}
-    assert len(RECIPES) == 23  # those of finetune are in test_finetune_recipes
+    assert len(RECIPES) == 25  # those of finetune are in test_finetune_recipes
 
 
 # -- The demonstration ----------------------------------------------------------------------------------------------
@@ -109,6 +109,14 @@ def test_demonstration(world: Path, tmp_path: Path) -> None:
     figures = evaluate(vqa, "test")
     assert 0 <= figures["accuracy"] <= 1
     assert 0 <= figures["majority"] <= 1
+
+    for name, other in (("nlvr2", "consistency"), ("snli_ve", "neutral/accuracy")):
+        pair = recipe(f"demo/{name}.yaml", place, start, f"output={tmp_path / name}", *limits("test", 12))
+        assert_trains(pair)
+        figures = evaluate(pair, "test")
+        assert figures["examples"] == 12
+        assert 0 <= figures["accuracy"] <= 1
+        assert 0 <= figures[other] <= 1
 
     alone = recipe("demo/retrieval.yaml", place, "model.start=null", f"output={tmp_path / 'alone'}", *limits("test", 4))
     assert_trains(alone)

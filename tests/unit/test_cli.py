@@ -78,7 +78,7 @@ def test_help_reads_like_documentation(soho: Soho) -> None:
         (("data",), ("miniature", "check")),
         (("data", "miniature"), ("new folder", "--train", "--validation", "--test", "--seed")),
         (("data", "check"), ("RECIPE", "exit code 1")),
-        (("demo",), ("--out", "--seed")),
+        (("demo",), ("--out", "--seed", "--serial")),
     ],
 )
 def test_every_command_explains_itself(soho: Soho, command: tuple[str, ...], words: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The page of the demonstration: curves, tables with baselines, examples, the dictionary's patches."""
+"""The page of the demonstration: tables with baselines, examples, curves, the dictionary's patches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from soho.data.images import decode
-from soho.data.schema import CaptionedImage, VisualQuestion
-from soho.demo.stages import DemoResult, demo_recipe
+from soho.data.schema import CaptionedImage, VisualHypothesis, VisualQuestion, VisualStatement
+from soho.demo import tables
+from soho.demo.result import DemoResult
+from soho.demo.stages import demo_recipe
 from soho.evaluation.vqa_score import vqa_accuracy
 from soho.inspection.dictionary import CodeHealth, collect_patches, spread_codes
 from soho.inspection.report import (
@@ -20,19 +22,17 @@ from soho.inspection.report import (
     Candidate,
     Curve,
     DictionaryPatches,
-    Figure,
-    MetricColumn,
-    MetricRow,
-    MetricTable,
     RetrievalExample,
     Section,
     Series,
     write_report,
 )
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering
+from soho.models.modeling_visual_entailment import ENTAILMENT_CLASSES
 from soho.processing.image_processing_soho import SohoImageProcessor
 from soho.runs import trained_model
 from soho.tasks import Processes
+from soho.tasks.classification import ClassificationTask
 from soho.tasks.retrieval import RetrievalTask
 from soho.tasks.vqa import VqaTask
 from soho.training.tracking import read_log
@@ -40,87 +40,38 @@ from soho.training.tracking import read_log
 EXAMPLES = 6
 LEAD = (
     "Everything on this page was made by one command on this machine: a small world of pictures was drawn and "
-    "described, a model was pre-trained on it from random weights, fine-tuned for two tasks, and measured on pictures "
+    "described, a model was pre-trained on it from random weights, fine-tuned for four tasks, and measured on pictures "
     "it had not seen, some of them with combinations of colour and kind that never occur in training."
+)
+
+NLVR2_TEXT = (
+    "Is a sentence true of two images? Every sentence is asked of four pairs of images, and is true of two of them, so "
+    "that it tells nothing by itself. Consistency is the share of sentences that are judged right of all four pairs."
+)
+SNLI_VE_TEXT = (
+    "What does an image say to a sentence: that it is so (entailment), that it is not so (contradiction), or neither "
+    "(neutral)? What a closed crate holds cannot be seen. Every sentence comes equally often with each of the three, "
+    "so that it tells nothing by itself."
 )
 
 
 def write_demo_report(result: DemoResult, seed: int = 0) -> Path:
     """Write `report.html` into the demonstration's folder and return its path."""
-    minutes = sum(result.seconds.values()) / 60
     sections = [
-        Section("At a glance", _figures(result)),
-        Section("Retrieval", [_retrieval_table(result), *_retrieval_examples(result, seed)]),
-        Section("Question answering", [_vqa_table(result), *_answered(result, seed)]),
-        Section("Pre-training", [_pretraining_table(result), *_curves(result)]),
+        Section("At a glance", [*tables.headlines(result), tables.overview(result)]),
+        Section("Retrieval", [tables.retrieval(result), *_retrieval_examples(result, seed)]),
+        Section("Question answering", [tables.vqa(result), *_answered(result, seed)]),
+        Section("Visual reasoning (NLVR2)", [tables.nlvr2(result), *_judged(result, seed)], NLVR2_TEXT),
+        Section("Visual entailment (SNLI-VE)", [tables.snli_ve(result), *_entailed(result, seed)], SNLI_VE_TEXT),
+        Section("Pre-training", [tables.pretraining(result), *_curves(result)]),
         Section("The visual dictionary", [_dictionary(result, seed)]),
     ]
-    facts = {"duration": f"{minutes:.1f} minutes", "seed": str(seed), "threads": str(torch.get_num_threads())}
+    facts = {
+        "duration": f"{result.wall_seconds / 60:.1f} minutes",
+        "seed": str(seed),
+        "threads": str(torch.get_num_threads()),
+    }
     return write_report(result.out / "report.html", "SOHO on its embedded world", sections, lead=LEAD, facts=facts)
-
-
-def _figures(result: DemoResult) -> list[Figure]:
-    ours, vqa = result.metrics["retrieval"], result.metrics["vqa"]
-    blind, pretrain = result.metrics["vqa_question_only"], result.metrics["pretrain"]
-    return [
-        Figure(f"{100 * ours['tr_r1']:.1f} %", "text retrieval R@1", f"chance {100 * ours['chance/tr_r1']:.2f} %"),
-        Figure(f"{100 * ours['ir_r1']:.1f} %", "image retrieval R@1", f"chance {100 * ours['chance/ir_r1']:.2f} %"),
-        Figure(f"{100 * vqa['accuracy']:.1f} %", "VQA accuracy", f"question only {100 * blind['accuracy']:.1f} %"),
-        Figure(
-            f"{100 * pretrain['mvm_accuracy']:.1f} %",
-            "masked visual modelling",
-            f"most frequent code {100 * pretrain['mvm_majority']:.1f} %, perplexity {pretrain['perplexity']:.0f}",
-        ),
-    ]
-
-
-def _retrieval_table(result: DemoResult) -> MetricTable:
-    ours, plain = result.metrics["retrieval"], result.metrics["retrieval_no_pretraining"]
-    names = {
-        "tr_r1": "text retrieval R@1", "tr_r5": "text retrieval R@5", "tr_r10": "text retrieval R@10",
-        "ir_r1": "image retrieval R@1", "ir_r5": "image retrieval R@5", "ir_r10": "image retrieval R@10",
-    }  # fmt: skip
-    rows = [MetricRow(title, [ours[key], plain[key], ours[f"chance/{key}"]]) for key, title in names.items()]
-    for key, title in (
-        ("tr_median_rank", "text retrieval median rank"),
-        ("ir_median_rank", "image retrieval median rank"),
-    ):
-        values = [ours[key], plain[key], ours[f"chance/{key}"]]
-        rows.append(MetricRow(title, values, unit="number", higher_is_better=False))
-    columns = [MetricColumn("SOHO", "ours"), MetricColumn("no pre-training"), MetricColumn("chance", "chance")]
-    note = "Test pictures come in groups that differ in one thing, so their captions differ in one word."
-    title = f"{ours['images']:.0f} unseen pictures, {ours['texts']:.0f} captions"
-    return MetricTable(title, columns, rows, note)
-
-
-def _vqa_table(result: DemoResult) -> MetricTable:
-    runs = [result.metrics[name] for name in ("vqa", "vqa_no_pretraining", "vqa_question_only")]
-    keys = [key for key in runs[0] if key not in ("majority",)]
-    rows = [
-        MetricRow(
-            key.split("/")[-1], [*(run.get(key) for run in runs), runs[0]["majority"] if key == "accuracy" else None]
-        )
-        for key in keys
-    ]
-    columns = [
-        MetricColumn("SOHO", "ours"),
-        MetricColumn("no pre-training"),
-        MetricColumn("question only"),
-        MetricColumn("majority answer", "chance"),
-    ]
-    return MetricTable("VQA accuracy on unseen pictures, overall and by type", columns, rows)
-
-
-def _pretraining_table(result: DemoResult) -> MetricTable:
-    figures = result.metrics["pretrain"]
-    rows = [
-        MetricRow("masked words", [figures["mlm_accuracy"], None]),
-        MetricRow("masked visual tokens", [figures["mvm_accuracy"], figures["mvm_majority"]]),
-        MetricRow("image-text matching", [figures["itm_accuracy"], 0.5]),
-        MetricRow("perplexity of the dictionary", [figures["perplexity"], 1.0], unit="number"),
-    ]
-    columns = [MetricColumn("SOHO", "ours"), MetricColumn("always the same guess", "chance")]
-    return MetricTable("The three pre-training tasks on unseen pictures", columns, rows)
 
 
 def _curves(result: DemoResult) -> list[Curve]:
@@ -175,6 +126,47 @@ def _answered(result: DemoResult, seed: int) -> Iterator[AnsweredQuestion]:
         truth = max(set(example.answers), key=example.answers.count)
         score = vqa_accuracy(best[0][0], example.answers)
         yield AnsweredQuestion(decode(example.image), example.question, best[0][0], truth, best, score)
+
+
+def _classified(result: DemoResult, name: str, seed: int) -> Iterator[tuple[Any, list[float]]]:
+    """Yield some test examples of NLVR2 or SNLI-VE with the probability of every class."""
+    task, model = trained_model(demo_recipe(f"{name}.yaml", name, result.out, seed, []))
+    assert isinstance(task, ClassificationTask)
+    found = task.predictions(model, "test", Processes())
+    rows = sorted(found)
+    for place in np.random.default_rng(seed).permutation(len(rows))[:EXAMPLES]:
+        yield task.examples("test")[rows[place]], found[rows[place]]
+
+
+def _judged(result: DemoResult, seed: int) -> Iterator[AnsweredQuestion]:
+    """Yield sentences about two pictures with the model's judgement and the truth."""
+    for example, shares in _classified(result, "nlvr2", seed):
+        assert isinstance(example, VisualStatement)
+        top = sorted(zip(("false", "true"), shares), key=lambda entry: -entry[1])
+        yield AnsweredQuestion(
+            decode(example.image),
+            example.sentence,
+            answer=top[0][0],
+            truth=str(example.label).lower(),
+            top=top,
+            second_image=decode(example.second_image),
+            truth_words="in truth",
+        )
+
+
+def _entailed(result: DemoResult, seed: int) -> Iterator[AnsweredQuestion]:
+    """Yield pictures and hypotheses with the model's label and the true one."""
+    for example, shares in _classified(result, "snli_ve", seed):
+        assert isinstance(example, VisualHypothesis)
+        top = sorted(zip(ENTAILMENT_CLASSES, shares), key=lambda entry: -entry[1])
+        yield AnsweredQuestion(
+            decode(example.image),
+            example.hypothesis,
+            answer=top[0][0],
+            truth=example.label,
+            top=top,
+            truth_words="in truth",
+        )
 
 
 def _dictionary(result: DemoResult, seed: int) -> DictionaryPatches:

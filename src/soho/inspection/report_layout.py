@@ -122,7 +122,9 @@ def _answer(answer: Picture | str) -> Html:
 
 
 def render_question(question: AnsweredQuestion) -> Html:
-    """An image, a question, the answer beside the truth, the most probable answers as bars."""
+    """One or two images, a question, the answer beside the truth, the most probable answers as bars."""
+    images = [image for image in (question.image, question.second_image) if image is not None]
+    sides = ("left ", "right ") if len(images) == 2 else ("",)
     score = question.score if question.score is not None else float(question.answer == question.truth)
     verdict = "✓ right" if score >= 1 else ("✗ wrong" if score <= 0 else f"{score:.0%} right")
     top = (
@@ -136,7 +138,19 @@ def render_question(question: AnsweredQuestion) -> Html:
     )
     return tag(
         "article",
-        picture(question.image, f"image of the question: {question.question}", LARGE),
+        tag(
+            "div",
+            (
+                # Width in proportion to the picture's shape gives both one height.
+                tag(
+                    "div",
+                    picture(image, f"{side}image of the question: {question.question}", LARGE),
+                    style=f"--shape:{aspect(image):.3f}",
+                )
+                for image, side in zip(images, sides)
+            ),
+            class_="shown",
+        ),
         tag(
             "div",
             tag("p", question.question, class_="query"),
@@ -144,7 +158,7 @@ def render_question(question: AnsweredQuestion) -> Html:
                 "p",
                 tag("span", verdict, class_="verdict " + ("good" if score >= 1 else "bad" if score <= 0 else "part")),
                 tag("b", question.answer),
-                join(tag("span", " people say ", class_="note"), question.truth) if score < 1 else None,
+                join(tag("span", f" {question.truth_words} ", class_="note"), question.truth) if score < 1 else None,
             ),
             tag("ul", top, class_="top") if question.top else None,
             class_="words",

@@ -116,6 +116,8 @@ class AnsweredQuestion:
         truth: what people answered.
         top: the most probable answers with their probabilities.
         score: VQA accuracy of the answer in [0, 1]; None = 1 where answer and truth are equal, else 0.
+        second_image: the right image where the question is about two.
+        truth_words: stand before the truth where the answer is wrong.
     """
 
     image: Picture
@@ -124,6 +126,8 @@ class AnsweredQuestion:
     truth: str
     top: Sequence[tuple[str, float]] = ()
     score: float | None = None
+    second_image: Picture | None = None
+    truth_words: str = "people say"
 
 
 @dataclass(frozen=True)

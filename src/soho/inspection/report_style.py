@@ -130,7 +130,9 @@ td.ours .bar { background: var(--accent); opacity: .8; }
 
 .questions { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr));
   gap: 2.2rem 1.8rem; }
-.question > img { width: 100%; }
+.shown { display: flex; gap: .5rem; }
+.shown div { flex: var(--shape) 1 0; min-width: 0; }
+.shown img { width: 100%; }
 .question .words { margin-top: .7rem; }
 .question p { margin: 0 0 .35rem; }
 .verdict { font-size: .8rem; font-weight: 600; margin-right: .6em; }

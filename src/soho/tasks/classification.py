@@ -67,6 +67,11 @@ class ClassificationTask(Task):
         counts = Counter(self.class_of(example) for example in self.examples("train"))
         return min(counts, key=lambda number: (-counts[number], number))
 
+    def majority_accuracy(self, split: str) -> float:
+        """Return the accuracy in [0, 1] of always giving the most frequent training class, over a whole split."""
+        majority, examples = self.majority_class(), self.examples(split)
+        return sum(self.class_of(example) == majority for example in examples) / len(examples)
+
     def _loader(self, split: str, most: int, processes: Processes, batch_size: int, *, shuffle: bool) -> EpochLoader:
         items = [Item(group) for group in group_by_picture(enumerate(self.examples(split)), most)]
         return self.loader(

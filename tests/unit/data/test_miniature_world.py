@@ -17,6 +17,7 @@ from PIL import Image
 from soho.data.miniature import MiniatureSummary, generate, load_world
 from soho.data.miniature.snli_ve import has_crate, judge
 from soho.errors import SohoError
+from soho.evaluation.reasoning_metrics import sentence_group
 from tests.support import shared_data
 
 SIZES = {"train_images": 150, "validation_images": 40, "test_images": 60}
@@ -172,8 +173,8 @@ def test_nlvr2_fields_and_balance(world) -> None:
     for split in ("train", "dev", "test1"):
         labels: dict[str, list[str]] = defaultdict(list)
         for line in _lines(world, f"nlvr2_{split}.json"):
-            labels[line["sentence"]].append(line["label"])
-            assert re.fullmatch(rf"{split}-\d+-\d-0", line["identifier"])
+            labels[sentence_group(line["identifier"])].append(line["label"])
+            assert re.fullmatch(rf"{split}-\d+-\d-\d", line["identifier"])
             for side in (0, 1):
                 name = line["identifier"].rsplit("-", 1)[0] + f"-img{side}.png"
                 with Image.open(world[0] / "images/nlvr2" / name) as picture:
@@ -294,4 +295,7 @@ def test_bad_requests_are_told_in_one_sentence(tmp_path: Path) -> None:
         load_world(tmp_path)
     (tmp_path / "world.json").write_text("{}")
     with pytest.raises(SohoError, match="not the record of a finished embedded world"):
+        load_world(tmp_path)
+    (tmp_path / "world.json").write_text('{"version": 1}')
+    with pytest.raises(SohoError, match=r"is of version 1 of the embedded world, expected \d+; draw it again"):
         load_world(tmp_path)

@@ -163,6 +163,19 @@ def test_answers_are_judged(answer: str, score: float | None, words: str, tmp_pa
     assert '<i style="width:75.0%">' in page
 
 
+def test_a_question_about_two_images_shows_both(tmp_path: Path) -> None:
+    question = AnsweredQuestion(RED, "Both red.", "true", "false", second_image=BLUE, truth_words="in truth")
+    page, reader = read(tmp_path, question)
+    shown = [attributes["alt"] for name, attributes in reader.tags if name == "img"]
+    assert shown == ["left image of the question: Both red.", "right image of the question: Both red."]
+    shapes = [attributes.get("style") for name, attributes in reader.tags if name == "div" and "style" in attributes]
+    assert shapes == ["--shape:1.500", "--shape:1.000"]
+    assert " in truth " in page
+    assert "people say" not in page
+    alone, _ = read(tmp_path, AnsweredQuestion(RED, "q?", "red", "red"))
+    assert 'alt="image of the question: q?"' in alone
+
+
 def test_dictionary_shows_health_and_leaves_empty_codes_out(tmp_path: Path) -> None:
     codes = [CodePatches(7, 30, 12, 0.1, [RED]), CodePatches(9)]
     page, _ = read(tmp_path, DictionaryPatches(codes, CodeHealth.of([3, 1, 0, 0])))

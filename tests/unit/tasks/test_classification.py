@@ -166,6 +166,8 @@ def test_figures_of_hypotheses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_first_class_among_equally_frequent_ones(tmp_path: Path) -> None:
     assert entailment_task(tmp_path / "a", ["contradiction", "neutral"]).majority_class() == 1
     assert entailment_task(tmp_path / "b", ["neutral", "contradiction", "contradiction"]).majority_class() == 2
+    task = entailment_task(tmp_path / "d", ["neutral", "contradiction", "contradiction", "entailment"])
+    assert task.majority_accuracy("train") == 2 / 4
     task = entailment_task(tmp_path / "c", ["neutral"], "evaluation.baselines=true")
     task.recipe.data.train = []
     with pytest.raises(SohoError, match=r"evaluation\.baselines needs data\.train"):

@@ -58,7 +58,7 @@ def encode(scene: Scene, seed: int, formats: Sequence[str] = ("JPEG",)) -> list[
     files = []
     for name in formats:
         buffer = io.BytesIO()
-        picture.save(buffer, name, **({"quality": 90} if name == "JPEG" else {"compress_level": 3}))
+        picture.save(buffer, name, **({"quality": 90} if name == "JPEG" else {"compress_level": 1}))
         files.append(buffer.getvalue())
     return files
 

@@ -1,7 +1,8 @@
 """NLVR2 in the embedded world: a sentence about two pictures side by side, true or false.
 
-As upstream, a sentence is shown with four pairs of pictures; here two of them make it true and two false, so the
-sentence alone tells nothing.
+As upstream, four pairs of pictures make a set, and every sentence of the set is shown with all four. Here two of them
+make it true and two false, so the sentence alone tells nothing; and a set has several sentences, so neither do the
+pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from soho.data.miniature.scene import Scene
 from soho.randomness import keyed_generator
 
 PAIRS_PER_SENTENCE = 4
+SENTENCES_PER_SET = 4
 _TRIES = 400
+_TRUTHS = ((True, True), (True, False), (False, True), (False, False))
+
+Pair = tuple[Scene, Scene]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def _statement(rng: np.random.Generator, pool: Sequence[Scene]) -> Statement:
     scene = pool[int(rng.integers(len(pool)))]
     thing = scene.things[int(rng.integers(len(scene.things)))]
     kind, color, texture, place, count = thing.kind, thing.color, thing.texture, scene.background, thing.count
-    forms = [0, 1, 2, 3, 4, 7] + [5] * (texture != "plain") + [6] * (count > 1)
+    # Form 4 is one single sentence, so it comes less often.
+    forms = [0, 1, 2, 3, 7] * 2 + [4] + [5] * 2 * (texture != "plain") + [6] * 2 * (count > 1)
     form = forms[int(rng.integers(len(forms)))]
 
     def has_pair(other: Scene) -> bool:
@@ -71,10 +77,10 @@ def _statement(rng: np.random.Generator, pool: Sequence[Scene]) -> Statement:
 
     if form in (0, 1):
         side = ("left", "right")[form]
-        text = f"The {side} image contains {with_article(f'{color} {kind}')}."
+        text = f"The {side} picture has {with_article(f'{color} {kind}')}."
         return Statement(text, kind, lambda left, right: has_pair((left, right)[form]), has_pair)
     if form == 2:
-        text = f"Both images show a {place} scene."
+        text = f"Both pictures show a {place} scene."
         return Statement(
             text,
             place,
@@ -82,28 +88,28 @@ def _statement(rng: np.random.Generator, pool: Sequence[Scene]) -> Statement:
             lambda other: other.background == place,
         )
     if form == 3:
-        text = f"There is {with_article(kind)} in exactly one of the images."
+        text = f"There is {with_article(kind)} in only one picture."
         return Statement(text, kind, lambda left, right: has_kind(left) != has_kind(right), has_kind)
     if form == 4:
-        text = "The left image contains more things than the right image."
+        text = "The left picture has more things than the right picture."
         return Statement(
             text, "thing", lambda left, right: _things_in(left) > _things_in(right), lambda other: _things_in(other) > 2
         )
     if form == 5:
         return Statement(
-            f"Each image contains something {texture}.",
+            f"Each picture has something {texture}.",
             texture,
             lambda left, right: all(any(t.texture == texture for t in s.things) for s in (left, right)),
             lambda other: any(candidate.texture == texture for candidate in other.things),
         )
     if form == 6:
         return Statement(
-            f"One of the images contains exactly {NUMBER_WORDS[count]} {plural(kind)}.",
+            f"Only one picture has exactly {NUMBER_WORDS[count]} {plural(kind)}.",
             kind,
             lambda left, right: (_number_of(kind, left) == count) != (_number_of(kind, right) == count),
             has_kind,
         )
-    text = f"There is something {color} in both images."
+    text = f"There is something {color} in both pictures."
     return Statement(
         text,
         color,
@@ -113,36 +119,53 @@ def _statement(rng: np.random.Generator, pool: Sequence[Scene]) -> Statement:
 
 
 def _find_pairs(
-    rng: np.random.Generator, statement: Statement, pool: Sequence[Scene]
-) -> list[tuple[Scene, Scene, bool]] | None:
-    """Find two pairs that make the statement true and two that make it false, or None."""
-    related = [scene for scene in pool if statement.related(scene)]
-    if not related:
-        return None
-    found: dict[bool, list[tuple[Scene, Scene, bool]]] = {True: [], False: []}
+    rng: np.random.Generator, first: Statement, second: Statement, sources: Sequence[Sequence[Scene]]
+) -> list[Pair] | None:
+    """Find four pairs, one for each combination of the truths of two statements, or None.
+
+    Args:
+        rng: draws the pictures.
+        first: a statement.
+        second: another.
+        sources: lists of scenes, all drawn from equally often.
+    """
+    found: dict[tuple[bool, bool], Pair] = {}
     for _ in range(_TRIES):
         sides = []
-        for _ in range(2):  # half of the pictures have to do with the sentence, also where it is false
-            source = related if rng.random() < 0.6 else pool
+        for _ in range(2):
+            source = sources[int(rng.integers(len(sources)))]
             sides.append(source[int(rng.integers(len(source)))])
-        if sides[0].look == sides[1].look:  # the same scene or its neighbour
+        left, right = sides
+        if left.look == right.look:  # the same scene or its neighbour
             continue
-        truth = statement.holds(sides[0], sides[1])
-        if len(found[truth]) < PAIRS_PER_SENTENCE // 2:
-            found[truth].append((sides[0], sides[1], truth))
-        if all(len(pairs) == PAIRS_PER_SENTENCE // 2 for pairs in found.values()):
-            pairs = found[True] + found[False]
-            return [pairs[i] for i in rng.permutation(len(pairs))]
+        found.setdefault((first.holds(left, right), second.holds(left, right)), (left, right))
+        if len(found) == len(_TRUTHS):
+            return [found[_TRUTHS[i]] for i in rng.permutation(len(_TRUTHS))]
     return None
 
 
-def pair_examples(pool: Sequence[Scene], split: str, sentences: int, seed: int) -> list[PairExample]:
-    """Draw sentences, each with two true and two false pairs of scenes.
+def _more_statements(
+    rng: np.random.Generator, statements: Sequence[Statement], pairs: Sequence[Pair]
+) -> list[Statement]:
+    """Return the statements of a set, followed by others that hold for two of its four pairs."""
+    chosen = {statement.text: statement for statement in statements}
+    scenes = [scene for pair in pairs for scene in pair]
+    for _ in range(6 * SENTENCES_PER_SET):
+        if len(chosen) == SENTENCES_PER_SET:
+            break
+        other = _statement(rng, scenes)
+        if sum(other.holds(*pair) for pair in pairs) == PAIRS_PER_SENTENCE // 2:
+            chosen.setdefault(other.text, other)
+    return list(chosen.values())
+
+
+def pair_examples(pool: Sequence[Scene], split: str, sets: int, seed: int) -> list[PairExample]:
+    """Draw sets of four pairs of scenes, with two to four sentences that are true of two pairs each.
 
     Args:
         pool: scenes to choose from.
         split: upstream name: train, dev or test1.
-        sentences: how many different sentences; fewer where the pool is too small.
+        sets: how many sets; fewer where the pool is too small.
         seed: seed of the world.
 
     Returns:
@@ -150,16 +173,26 @@ def pair_examples(pool: Sequence[Scene], split: str, sentences: int, seed: int) 
     """
     rng = keyed_generator(seed, "nlvr2", split)
     examples: list[PairExample] = []
-    said: set[str] = set()
-    for _ in range(20 * sentences if len(pool) > 1 else 0):
-        if len(said) == sentences:
+    related: dict[str, list[Scene]] = {}
+    done = 0
+    for _ in range(20 * sets if len(pool) > 1 else 0):
+        if done == sets:
             break
-        statement = _statement(rng, pool)
-        pairs = None if statement.text in said else _find_pairs(rng, statement, pool)
+        first, second = _statement(rng, pool), _statement(rng, pool)
+        if first.text == second.text:
+            continue
+        for statement in (first, second):
+            if statement.text not in related:
+                related[statement.text] = [scene for scene in pool if statement.related(scene)]
+        # Most pictures have to do with one of the statements, also where it is false.
+        sources = [scenes for scenes in (related[first.text], related[second.text], pool) if scenes]
+        pairs = _find_pairs(rng, first, second, sources)
         if pairs is None:
             continue
-        for number, (left, right, truth) in enumerate(pairs):
-            identifier = f"{split}-{len(said)}-{number}-0"
-            examples.append(PairExample(identifier, statement.text, statement.topic, truth, left, right))
-        said.add(statement.text)
+        for sentence, statement in enumerate(_more_statements(rng, (first, second), pairs)):
+            for number, (left, right) in enumerate(pairs):
+                identifier = f"{split}-{done}-{number}-{sentence}"
+                truth = statement.holds(left, right)
+                examples.append(PairExample(identifier, statement.text, statement.topic, truth, left, right))
+        done += 1
     return examples

@@ -17,11 +17,13 @@ from soho.data.miniature.draw import boxes
 from soho.data.miniature.nlvr2 import PairExample, pair_examples
 from soho.data.miniature.questions import balanced_questions, question_only_accuracy
 from soho.data.miniature.scene import Pair, Scene, Thing, held_out_pairs, sample_world
-from soho.data.miniature.snli_ve import EntailmentExample, entailment_examples, entailment_scenes
+from soho.data.miniature.snli_ve import FIRST_CRATE, FIRST_PHOTO, crate_scenes, entailment_examples, shown_scenes
 from soho.data.miniature.write import WORLD_FILE, ImageSink, Job, encoded, prepare_folder, write_json, write_lines
 from soho.errors import SohoError
 
 QUESTIONS_PER_IMAGE = {"train": 3.5, "val": 3.0, "test": 3.0}
+# Of what is drawn and written for a seed; a folder of another version is drawn again.
+VERSION = 2
 _NLVR2_SPLITS = {"train": "train", "val": "dev", "test": "test1"}
 _SNLI_VE_SPLITS = {"train": "train", "val": "dev", "test": "test"}
 
@@ -83,9 +85,26 @@ class World:
     question_families: dict[int, str]
 
 
-def _pair_sizes(count: int) -> tuple[int, int, int]:
-    """Return NLVR2 sentences, SNLI-VE hypotheses and SNLI-VE pictures for a split of `count` pictures."""
-    return min(80, max(2, count // 12)), min(200, max(4, count // 6)), min(200, max(24, count // 5))
+@dataclass(frozen=True)
+class _PairSizes:
+    """How much NLVR2 and SNLI-VE take of a split of `count` pictures.
+
+    NLVR2 reads the first `pool` pictures, because each is stored once more as PNG. SNLI-VE reads pictures of the split
+    (`shown`) and draws `crates` more.
+    """
+
+    sets: int
+    pool: int
+    hypotheses: int
+    shown: int
+    crates: int
+
+    @classmethod
+    def of(cls, count: int) -> _PairSizes:
+        if count == 0:
+            return cls(0, 0, 0, 0, 0)
+        crates = min(300, max(12, count // 4))
+        return cls(min(400, max(4, count // 4)), 1000, min(2000, max(12, count)), 2 * crates, crates)
 
 
 def _annotate(
@@ -130,32 +149,32 @@ def _annotate(
 def _pairs(
     out: Path, scenes: Sequence[Scene], seed: int, held_out: tuple[Pair, ...]
 ) -> tuple[dict[str, Any], list[PairExample], list[Scene]]:
-    """Write NLVR2 and SNLI-VE; return the summary's fields, the NLVR2 pairs and the SNLI-VE scenes to draw."""
+    """Write NLVR2 and SNLI-VE; return the summary's fields, the NLVR2 pairs and the SNLI-VE scenes."""
     folder = out / "annotations"
     nlvr2: dict[str, int] = {}
     snli_ve: dict[str, int] = {}
     pairs: list[PairExample] = []
-    drawn: list[Scene] = []
+    photos: list[Scene] = []
     for split in QUESTIONS_PER_IMAGE:
         members = [scene for scene in scenes if scene.split == split]
-        sentences, hypotheses, pictures = _pair_sizes(len(members)) if members else (0, 0, 0)
-        examples = pair_examples(members, _NLVR2_SPLITS[split], sentences, seed)
+        sizes = _PairSizes.of(len(members))
+        examples = pair_examples(members[: sizes.pool], _NLVR2_SPLITS[split], sizes.sets, seed)
         name = _NLVR2_SPLITS[split]
         write_lines(folder / f"nlvr2_{name}.json", [formats.nlvr2_line(example, seed) for example in examples])
         nlvr2[name] = len(examples)
         pairs += examples
-        # Photo ids of their own, far above those of COCO, as Flickr30k's are.
-        pool = entailment_scenes(seed, split, pictures, 100_000_001 + len(drawn), held_out)
-        entailed: list[EntailmentExample] = entailment_examples(pool, hypotheses, seed)
+        pool = shown_scenes(members, sizes.shown)
+        pool += crate_scenes(seed, split, sizes.crates, FIRST_CRATE + len(photos) + 1, held_out)
+        entailed = entailment_examples(pool, sizes.hypotheses, seed)
         name = _SNLI_VE_SPLITS[split]
         write_lines(folder / f"snli_ve_{name}.jsonl", formats.snli_ve_lines(entailed))
         snli_ve[name] = len(entailed)
-        drawn += pool
-    return {"nlvr2": nlvr2, "snli_ve": snli_ve}, pairs, drawn
+        photos += pool
+    return {"nlvr2": nlvr2, "snli_ve": snli_ve}, pairs, photos
 
 
 def _image_jobs(scenes: Sequence[Scene], pairs: Sequence[PairExample], entailment: Sequence[Scene]) -> list[Job]:
-    """Return what to draw, every scene once; a scene that stands in NLVR2 pairs is written there as well."""
+    """Return what to draw, every scene once; a scene that NLVR2 or SNLI-VE shows is written there as well."""
     jobs: dict[int, Job] = {}
     for scene in scenes:
         names = [f"{formats.year_folder(scene)}/{formats.coco_name(scene)}"]
@@ -164,9 +183,15 @@ def _image_jobs(scenes: Sequence[Scene], pairs: Sequence[PairExample], entailmen
         jobs[scene.image_id] = Job(scene, {"JPEG": names})
     for example in pairs:
         for name, scene in zip(example.image_names, (example.left, example.right), strict=True):
-            jobs[scene.image_id].names.setdefault("PNG", []).append(f"nlvr2/{name}")
+            names = jobs[scene.image_id].names.setdefault("PNG", [])
+            if f"nlvr2/{name}" not in names:  # several sentences are about one pair
+                names.append(f"nlvr2/{name}")
     for scene in entailment:
-        jobs[scene.image_id] = Job(scene, {"JPEG": [f"flickr30k-images/{scene.image_id}.jpg"]})
+        name = f"flickr30k-images/{scene.image_id}.jpg"
+        if scene.image_id - FIRST_PHOTO in jobs:
+            jobs[scene.image_id - FIRST_PHOTO].names["JPEG"].append(name)
+        else:
+            jobs[scene.image_id] = Job(scene, {"JPEG": [name]})
     return list(jobs.values())
 
 
@@ -219,6 +244,7 @@ def generate(
                 sink.write(names, data)
             bar.update()
     record = {
+        "version": VERSION,
         "seed": seed,
         "held_out": held_out,
         **fields,
@@ -248,6 +274,11 @@ def load_world(out: Path) -> World:
     path = Path(out) / WORLD_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != VERSION:
+            raise SohoError(
+                f"{path} is of version {record['version']} of the embedded world, expected {VERSION}; draw it again "
+                f"with `soho data miniature {out}`"
+            )
         return World(
             seed=record["seed"],
             held_out=tuple((color, kind) for color, kind in record["held_out"]),
