@@ -29,7 +29,7 @@ from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.processing.image_processing_soho import start_image_processor
 from soho.processing.processing_soho import SohoProcessor
 from soho.processing.vocabulary import train_wordpiece
-from soho.tasks.batches import PixelReader
+from soho.tasks.batches import GreyCollate, PixelReader
 from soho.tasks.groups import PictureGroup
 from soho.training.recipe import Recipe
 
@@ -255,6 +255,8 @@ class Task(ABC):
             shuffle=shuffle,
         )
         dataset = ExampleDataset(kept, load)
+        if self.recipe.data.image_blind:
+            collate = GreyCollate(collate)
         return EpochLoader(dataset, batches, collate, workers=self.recipe.data.workers, seed=self.recipe.seed)
 
     def note_broken(self, loader: EpochLoader, split: str, effect: str) -> None:

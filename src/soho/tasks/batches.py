@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,29 @@ def stack_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
         "pixel_mask": torch.stack([sample["pixel_mask"] for sample in samples]),
     }
+
+
+@dataclass(frozen=True)
+class GreyCollate:
+    """A collate function for blind models: equal grey pictures go through the CNN once for all their texts.
+
+    Attributes:
+        collate: makes the batch, with `pair_image_index`.
+    """
+
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the batch with one picture (or pair of them) for every shape of grey."""
+        batch = self.collate(samples)
+        masks = torch.cat([value.flatten(1) for name, value in batch.items() if name.startswith("pixel_mask")], dim=1)
+        known: dict[bytes, int] = {}
+        place = torch.tensor([known.setdefault(row.tobytes(), len(known)) for row in masks.numpy()])
+        first = [place.tolist().index(number) for number in range(len(known))]
+        for name in [name for name in batch if name.startswith("pixel_")]:
+            batch[name] = batch[name][first]
+        batch["pair_image_index"] = place[batch["pair_image_index"]]
+        return batch
 
 
 def pad_texts(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> tuple[Tensor, Tensor]:

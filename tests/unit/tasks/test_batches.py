@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from soho.data.images import ImageDecodeError
 from soho.data.schema import ImageRef
 from soho.processing import SohoImageProcessor
 from soho.tasks import PretrainingTask, Processes
-from soho.tasks.batches import PixelReader, autocast, blank_pixels, inference, pad_texts, stack_pixels
+from soho.tasks.batches import GreyCollate, PixelReader, autocast, blank_pixels, inference, pad_texts, stack_pixels
 from tests.tiny_recipes import tiny_recipe
 
 PROCESSOR = SohoImageProcessor(shorter_edge=64, longer_edge=128)
@@ -26,6 +28,28 @@ def test_texts_are_padded_to_the_longest() -> None:
     assert padded.dtype == mask.dtype == torch.long
     padded, _ = pad_texts([[5], [6, -100, 1]], -100)
     assert padded.tolist() == [[5, -100, -100], [6, -100, 1]]
+
+
+def test_equal_grey_pictures_stand_once_in_a_blind_batch() -> None:
+    def grey(height: int, visible: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        return blank_pixels(PROCESSOR, (64, height), visible=visible)
+
+    left = [grey(64), grey(96), grey(64), grey(64), grey(64, visible=False)]
+    right = [grey(64), grey(64), grey(64), grey(96), grey(64, visible=False)]
+
+    def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {"pair_image_index": torch.tensor([0, 0, 1, 2, 3, 4]), "labels": torch.arange(6)}
+        for suffix, side in (("", left), ("_2", right)):
+            masks = torch.stack([mask[:64] if len(mask) == 64 else mask[:64] & False for _, mask in side])
+            batch |= {f"pixel_values{suffix}": torch.zeros(5, 3, 64, 64), f"pixel_mask{suffix}": masks}
+        return batch
+
+    batch = GreyCollate(collate)([])
+    assert batch["pair_image_index"].tolist() == [0, 0, 1, 0, 2, 3]
+    assert len(batch["pixel_values"]) == len(batch["pixel_values_2"]) == 4
+    assert batch["pixel_mask"].flatten(1).any(1).tolist() == [True, False, True, False]
+    assert batch["pixel_mask_2"].flatten(1).any(1).tolist() == [True, True, False, False]
+    assert batch["labels"].tolist() == list(range(6))
 
 
 def test_a_picture_is_read_at_the_shape_of_its_declared_size(tmp_path: Path) -> None:
