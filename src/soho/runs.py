@@ -19,6 +19,7 @@ from soho.evaluation.submission import write_submission
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks import PretrainingTask, Processes, Task, VqaTask, build_task, task_class
+from soho.training.memory import keep_freed_memory
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
 from soho.training.recipe import Recipe
@@ -62,6 +63,8 @@ def train(recipe: Recipe) -> TrainedRun:
         SohoError: anything wrong in recipe, data or weights, in one sentence.
     """
     accelerator = make_accelerator(recipe.training.precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     check_same_recipe(recipe.output, recipe)
     set_seed(recipe.seed)  # initial weights; the trainer seeds again for dropout
     processes = Processes(accelerator.process_index, accelerator.num_processes)
@@ -109,6 +112,8 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
         SohoError: there is no model to measure, or the data are wrong.
     """
     accelerator = make_accelerator(recipe.evaluation.precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     task, model = trained_model(recipe, model_folder)
     model.to(accelerator.device)
