@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("runs/bench"), help="folder of the results (default: %(default)s)"
     )
     found.add_argument("--quick", action="store_true", help="tiny sizes, seconds in all; the figures mean nothing")
-    found.add_argument("--sides", default="", help="comma-separated sides to run (default: all)")
-    found.add_argument("--cases", default="", help="comma-separated parts of names of cases to run, e.g. 'R18,batch 1'")
+    found.add_argument("--sides", default="", help="sides to run, e.g. 'ours; cached, padded' (default: all)")
+    found.add_argument("--cases", default="", help="parts of names of cases to run, e.g. 'R101+12, batch 1; R18'")
     found.add_argument("--rounds", type=int, default=10, help="measured calls of each side (default: %(default)s)")
     found.add_argument(
         "--seconds", type=float, default=120, help="for a case, at least 3 rounds (default: %(default)s)"
@@ -73,23 +73,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     head = describe(options)
     if given.quick:
         head.append("QUICK: tiny sizes, to see that everything runs; these figures mean nothing.")
-    outcomes: list[Outcome] = []
+    outcomes: dict[str, Outcome] = {}
+
+    def save(outcome: Outcome) -> list[Path]:
+        outcomes[outcome.name] = outcome
+        return write(given.out, list(outcomes.values()), head)
+
+    options.after_case = save
+    paths: list[Path] = []
     for name in given.names or BENCHMARKS:
         begun = time.monotonic()
         try:
-            outcomes.append(BENCHMARKS[name](options))
+            paths = save(BENCHMARKS[name](options))
         except SohoError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-        paths = write(given.out, outcomes, head)  # after each, so that a stopped run leaves what it has
     print(paths[2].read_text())
     print("written: " + ", ".join(map(str, paths)), file=sys.stderr)
     return 0
 
 
 def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    # Not by commas, which are part of the names.
+    return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
 if __name__ == "__main__":

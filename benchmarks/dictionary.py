@@ -32,12 +32,15 @@ def run(options: Options) -> Outcome:
         case = f"K = {size:,}, N = {vectors:,}"
         if options.wants_case(case):
             _case(outcome, options, vectors, channels, size, case)
+            options.after_case(outcome)
     return outcome
 
 
 def our_step(features: Tensor, codes: Tensor) -> Callable[[Clock], Tensor]:
     """Return lookup and update; it returns the indices (N,)."""
-    dictionary = VisualDictionary(*codes.shape, momentum=MOMENTUM, ramp_steps=0).to(features.device).train()
+    dictionary = (
+        VisualDictionary(len(codes), codes.shape[1], momentum=MOMENTUM, ramp_steps=0).to(features.device).train()
+    )
     dictionary.codes.copy_(codes)
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
 
@@ -82,7 +85,9 @@ def other_step(features: Tensor, codes: Tensor) -> Callable[[Clock], Tensor]:
 
 def release_step(features: Tensor, codes: Tensor) -> Callable[[Clock], Tensor]:
     """Return the same by one-hot matrices."""
-    dictionary = OneHotDictionary(*codes.shape, momentum=MOMENTUM, epsilon=1e-5).to(features.device).train()
+    dictionary = (
+        OneHotDictionary(len(codes), codes.shape[1], momentum=MOMENTUM, epsilon=1e-5).to(features.device).train()
+    )
     dictionary.codes.copy_(codes)
     # Starting at zero, as in the release, would empty all codes that the first batch does not hit.
     dictionary.counts.fill_(1.0)

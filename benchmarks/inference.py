@@ -52,6 +52,7 @@ def run(options: Options) -> Outcome:
             case = f"{scale.name}, batch {size}"
             if options.wants_case(case):
                 _case(outcome, options, scale, size, case)
+                options.after_case(outcome)
     return outcome
 
 
@@ -127,7 +128,7 @@ def picture_side(options: Options, size: int) -> Callable[[Clock], Any]:
     """Return the way from the bytes of a JPEG to normalised pixels, with laps decode and resize."""
     edges = (160, 96) if options.quick else (1333, 800)
     data = jpeg(*edges)
-    processor = SohoImageProcessor(**({"shorter_edge": 96, "longer_edge": 160} if options.quick else {}))
+    processor = SohoImageProcessor(shorter_edge=96, longer_edge=160) if options.quick else SohoImageProcessor()
 
     def prepare(clock: Clock) -> Any:
         found = [decode_bytes(data, "a picture") for _ in range(size)]

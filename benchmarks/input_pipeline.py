@@ -49,6 +49,7 @@ def run(options: Options) -> Outcome:
             if options.wants_case(case):
                 files = photographs(Path(folder) / f"{width}", width, height, 3 if options.quick else 8)
                 _decoding(outcome, options, files, case)
+                options.after_case(outcome)
         if options.wants_case("loader") and not options.sides:
             edges = (96, 64) if options.quick else (1000, 667)
             files = photographs(Path(folder) / "loader", *edges, 4 if options.quick else 16)

@@ -104,14 +104,26 @@ def best_by_class(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def best_batched(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """As `best_by_class`, all classes in step: R steps of a few operations on (classes, R)."""
-    rivals = overlaps(boxes.float(), boxes.float()) > threshold  # (R, R)
+    """As `best_by_class`, all classes in step: R steps of a few operations on (classes, R / 64).
+
+    All classes have the same boxes, so overlaps are computed once; what a box suppresses is a row of bits.
+    """
+    rivals = packed(overlaps(boxes.float(), boxes.float()) > threshold)  # (R, words)
     table = scores.float().t()  # (classes, R)
     order = table.argsort(dim=1, descending=True, stable=True)
-    gone = torch.zeros_like(table, dtype=torch.bool)
-    kept = torch.zeros_like(gone)
-    for box in order.unbind(1):  # (classes,) the next box of every class
-        alive = ~gone.gather(1, box[:, None])
-        kept.scatter_(1, box[:, None], alive)
-        gone |= rivals[box] & alive
+    word, bit = order // 64, order % 64
+    gone = torch.zeros(len(table), rivals.shape[1], dtype=torch.long, device=boxes.device)
+    taken = torch.empty_like(order, dtype=torch.bool)
+    for step in range(order.shape[1]):  # the next box of every class
+        here = slice(step, step + 1)
+        open_ = ((gone.gather(1, word[:, here]) >> bit[:, here]) & 1) == 0  # (classes, 1)
+        taken[:, here] = open_
+        gone |= rivals[order[:, step]] * open_
+    kept = torch.zeros_like(taken).scatter_(1, order, taken)
     return (table * kept).amax(0)
+
+
+def packed(flags: Tensor) -> Tensor:
+    """Return bool rows (M, R) as 64-bit words (M, ceil(R / 64)), the first flag in the lowest bit."""
+    flags = torch.nn.functional.pad(flags, (0, -flags.shape[1] % 64)).unflatten(1, (-1, 64))
+    return (flags.long() << torch.arange(64, device=flags.device)).sum(-1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -23,6 +25,7 @@ class Options:
         cases: parts of the names of the cases to run, for instance "R18"; empty = all.
         compiled: compile what can be compiled, on all sides that are to be compared with our fast setting.
         long: also what takes an hour.
+        after_case: called with what a benchmark has found so far, so that a stopped run leaves that.
     """
 
     quick: bool = False
@@ -33,6 +36,7 @@ class Options:
     cases: tuple[str, ...] = ()
     compiled: bool = True
     long: bool = False
+    after_case: Callable[[Any], object] = lambda _: None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,6 +58,6 @@ class Options:
         kept = [name for name in names if name in self.sides]
         if not kept:
             raise SohoError(
-                f"--sides {','.join(self.sides)} names no side of this benchmark; it has {', '.join(names)}"
+                f"--sides {'; '.join(self.sides)} names no side of this benchmark; it has {'; '.join(names)}"
             )
         return kept

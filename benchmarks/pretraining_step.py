@@ -9,6 +9,7 @@ release pads them to 16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from benchmarks.timing import Clock, Side, interleave, peak_bytes
 from soho.models import SohoForPreTraining
 from soho.training.optimizer_step import OptimizerStep
 from soho.training.processes import make_accelerator
-from soho.training.recipe import TrainingSection
+from soho.training.recipe import Precision, TrainingSection
 
 OURS, RELEASE = "ours", "release order"
 BOUNDS = {"R18+3": 4.0, "R101+12": 3.5}
@@ -35,12 +36,13 @@ def run(options: Options) -> Outcome:
             case = f"{scale.name}, {images} x 4 texts"
             if options.wants_case(case):
                 _case(outcome, options, scale, images, case)
+                options.after_case(outcome)
     return outcome
 
 
 def our_step(scale: Scale, batch: dict[str, Tensor], options: Options) -> Callable[[Clock], float]:
     """Return one step of ours; it returns the loss."""
-    precision = "bf16" if options.dtype == torch.bfloat16 else "fp32"
+    precision: Precision = "bf16" if options.dtype == torch.bfloat16 else "fp32"
     model = SohoForPreTraining(scale.config())
     settings = TrainingSection(precision=precision)  # channels-last, both optimizers, clipping: the defaults
     step = OptimizerStep(model, settings, make_accelerator(precision))
@@ -72,7 +74,7 @@ def _case(outcome: Outcome, options: Options, scale: Scale, images: int, case: s
     sides = [Side(name, makers[name](scale, batch, options), 4 * images) for name in names]
     timings = interleave(sides, options.device, options.rounds, case, options.seconds)
     clock = Clock(options.device)
-    peaks = {side.name: float(peak_bytes(lambda side=side: side.run(clock), options.device)) for side in sides}
+    peaks = {side.name: float(peak_bytes(partial(side.run, clock), options.device)) for side in sides}
     outcome.add(case, timings, "pairs", OURS, peaks)
     for name, timing in timings.items():
         outcome.remarks.append(f"{case}, {name}: {images / timing.median:.2f} pictures/s")

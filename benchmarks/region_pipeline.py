@@ -93,8 +93,8 @@ class RegionPipeline(nn.Module):
         backbone, self.folded_norms = folded(backbone)
         self.sizes, self.dtype = sizes, dtype
         self.counts = {"proposals": 0, "kept in some class": 0, "read": 0}
-        self.trunk: nn.Module = Trunk(backbone, backbone.config.hidden_sizes[2])
-        self.head: nn.Module = RegionHead(backbone.encoder.stages[3], channels, sizes.classes)
+        self.trunk: Any = Trunk(backbone, backbone.config.hidden_sizes[2])
+        self.head: Any = RegionHead(backbone.encoder.stages[3], channels, sizes.classes)
         self.feature_map, self.feature_norm = nn.Linear(channels, config.hidden_size), nn.LayerNorm(config.hidden_size)
         self.place_map, self.place_norm = nn.Linear(5, config.hidden_size), nn.LayerNorm(config.hidden_size)
         self.embeddings, self.answer_head = (
@@ -102,15 +102,18 @@ class RegionPipeline(nn.Module):
             mlp_head(config, config.hidden_size, len(config.answers)),
         )
         self.fusion: nn.Module = FusionTransformer(config)
-        for module in (self.trunk.shared, self.trunk.objectness, self.trunk.deltas, self.head.classifier):
-            nn.init.normal_(module.weight, std=0.01)  # as detectors start
-            nn.init.zeros_(module.bias)
+        starting: list[Any] = [self.trunk.shared, self.trunk.objectness, self.trunk.deltas, self.head.classifier]
+        for layer in starting:
+            nn.init.normal_(layer.weight, std=0.01)  # as detectors start
+            nn.init.zeros_(layer.bias)
         self.eval().requires_grad_(False).to(dtype)
-        for module in (self.trunk, self.head):
-            module.to(memory_format=torch.channels_last)
+        detector: list[Any] = [self.trunk, self.head]
+        for part in detector:
+            part.to(memory_format=torch.channels_last)
         if compiled:
             report = FastReport(dtype)
-            self.trunk, self.head, self.fusion = (Compiled(m, report) for m in (self.trunk, self.head, self.fusion))
+            self.trunk, self.head = (Compiled(part, report) for part in detector)
+            self.fusion = Compiled(self.fusion, report)
 
     def answer(self, batch: dict[str, Tensor], clock: Clock, by_class: bool) -> Tensor:
         """Return answer logits (B, A); laps are cnn, proposals, regions, suppression, fusion, head.

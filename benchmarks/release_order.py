@@ -75,11 +75,12 @@ class ReleaseOrderPreTraining(SohoReleasedForPreTraining):
 
     def arrange(self) -> ReleaseOrderPreTraining:
         """Bring dictionary and checkpointing into the release's order; call once, after the weights are there."""
-        ours = self.soho.visual_dictionary
+        trunk: Any = self.soho
+        ours = trunk.visual_dictionary
         theirs = OneHotDictionary(ours.size, ours.codes.shape[1], ours.momentum, ours.epsilon)
         theirs.load_state_dict(ours.state_dict())
-        self.soho.visual_dictionary = theirs.to(ours.codes.device).train(ours.training)
-        for stage in self.soho.visual_encoder.backbone.encoder.stages:
+        trunk.visual_dictionary = theirs.to(ours.codes.device).train(ours.training)
+        for stage in trunk.visual_encoder.backbone.encoder.stages:
             stage.layers = nn.Sequential(*(CheckpointedBlock(block) for block in stage.layers))
         self.train(self.training)
         checkpoint_activations(self)
@@ -98,8 +99,9 @@ class ReleaseOrderPreTraining(SohoReleasedForPreTraining):
         **_: Any,
     ) -> SohoForPreTrainingOutput:
         """Run the three tasks on P pairs, text i with picture `pair_image_index[i]`; returns loss and its parts."""
-        text = self.soho.encode_text(input_ids)
-        image = self.soho.encode_image(pixel_values, pixel_mask, pair_image_index)
+        trunk: Any = self.soho
+        text = trunk.encode_text(input_ids)
+        image = trunk.encode_image(pixel_values, pixel_mask, pair_image_index)
         location, chosen = choose_location(mvm_draws, self.config.mvm_mask_probability, image.indices.shape[1])
         masked = masked_cells(image.indices, location, chosen)
         visual = self.soho.place(self.mask_vector(image.tokens, masked), image.position)

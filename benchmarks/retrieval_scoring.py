@@ -45,6 +45,7 @@ def run(options: Options) -> Outcome:
     case = f"{scale.name}, {images} x {count}"
     if options.wants_case(case):
         _compare(outcome, options, exact, fast, images, count, case)
+        options.after_case(outcome)
     if options.wants_case("growth") and (not options.sides or OURS in options.sides):
         _grow(outcome, options, fast, scale.name)
     return outcome
@@ -103,9 +104,8 @@ def whole_scores(model: SohoForImageTextRetrieval, pairs: int, words: Texts, opt
 
 def release_scores(model: SohoForImageTextRetrieval, pairs: int, words: Texts, options: Options) -> Tensor:
     """As `whole_scores` in float32, texts padded, every position of the last layer computed."""
-    pixels, pixel_mask, _ = (
-        one.to(options.device) if isinstance(one, Tensor) else one for one in next(batches(1, options))
-    )
+    pixels, pixel_mask, _ = next(batches(1, options))
+    pixels, pixel_mask = pixels.to(options.device), pixel_mask.to(options.device)
     ids, mask = (one.to(options.device) for one in padded(*words))
     scores = []
     with torch.inference_mode():
@@ -191,6 +191,7 @@ def _rectangle(
     timings = interleave([side], options.device, rounds, case, options.seconds, warm_up=rounds > 1)
     peak = peak_bytes(lambda: side.run(Clock(options.device)), options.device) if rounds > 1 else None
     outcome.add(case, timings, "pairs", OURS, None if peak is None else {OURS: float(peak)})
+    options.after_case(outcome)
     return timings[OURS].median
 
 

@@ -114,7 +114,7 @@ def test_a_step_is_fed_by_the_loader(tmp_path: Path, options: Options) -> None:
 
 
 def test_the_command_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inference", "--quick", "--cases", "batch 1", "--sides", "ours,picture", "--out", str(tmp_path)]) == 0
+    assert main(["inference", "--quick", "--cases", "batch 1", "--sides", "ours; picture", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "| tiny, batch 1 | ours | cnn |" in told
     assert "release order" not in told
@@ -132,7 +132,11 @@ def test_the_command_refuses_what_it_does_not_know(tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("name", ["inference", "pretraining", "dictionary"])
 def test_every_side_runs(name: str, options: Options) -> None:
+    told: list[int] = []
+    options.after_case = lambda outcome: told.append(len(outcome.rows))
     outcome = BENCHMARKS[name](options)
+    assert told[-1] == len(outcome.rows) > 0  # each case is reported as soon as it is there
+    assert told == sorted(set(told))
     found = {row.side for row in outcome.rows}
     assert {"ours", "release order"} <= found
     if name == "inference":

@@ -91,7 +91,7 @@ def test_flops_of_a_product_by_hand() -> None:
 def test_sides_are_chosen_by_name() -> None:
     assert Options().chosen(["a", "b"]) == ["a", "b"]
     assert Options(sides=("b", "c")).chosen(["a", "b"]) == ["b"]
-    with pytest.raises(SohoError, match="names no side of this benchmark; it has a, b"):
+    with pytest.raises(SohoError, match="names no side of this benchmark; it has a; b"):
         Options(sides=("c",)).chosen(["a", "b"])
     assert Options(cases=("r18",)).wants_case("R18+3, batch 1")
     assert not Options(cases=("R101",)).wants_case("R18+3, batch 1")
