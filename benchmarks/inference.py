@@ -100,12 +100,13 @@ def release_side(model: SohoForQuestionAnswering, batch: dict[str, Tensor]) -> C
     return answer
 
 
-def vilt_side(options: Options, size: int) -> Callable[[Clock], Tensor]:
-    """Return ViLT's forward pass with random weights."""
+def vilt_side(options: Options, size: int) -> tuple[Callable[[Clock], Tensor], FastReport]:
+    """Return ViLT's forward pass with random weights, at its own resolution, and in which settings it runs."""
     config = ViltConfig(num_labels=len(answers(options)), **(TINY_VILT if options.quick else {}))
     model: Any = ViltForQuestionAnswering(config).eval().to(options.device, options.dtype)
+    report = FastReport(options.dtype, compiled=options.compiled)
     if options.compiled:
-        model.vilt.encoder = Compiled(model.vilt.encoder, FastReport(options.dtype))
+        model.vilt.encoder = Compiled(model.vilt.encoder, report)
     height, width = (64, 96) if options.quick else (384, 640)
     ids, mask = texts(size, config.vocab_size, shortest=TEXT_LENGTH)
     spare = config.max_position_embeddings - ids.shape[1]
@@ -121,7 +122,7 @@ def vilt_side(options: Options, size: int) -> Callable[[Clock], Tensor]:
             logits: Tensor = model(**batch).logits
         return logits
 
-    return answer
+    return answer, report
 
 
 def picture_side(options: Options, size: int) -> Callable[[Clock], Any]:
@@ -158,21 +159,22 @@ def _case(outcome: Outcome, options: Options, scale: Scale, size: int, case: str
     torch.manual_seed(0)
     batch = vqa_batch(size, options, scale.config().vocab_size)
     sides = []
+    reports: dict[str, FastReport] = {}
     flops = 0.0
     if OURS in names:
         exact = SohoForQuestionAnswering(scale.config(visual_input="features", answers=words)).eval()
         plain, _ = fast_copy(exact, device, options.dtype)
         flops = count_flops(lambda: plain(**batch))
         fast, report = fast_copy(exact, device, options.dtype, compiled=options.compiled)
-        answer = our_side(fast, batch)
-        answer(Clock(device))  # compiles, so that the report tells how it went
-        sides.append(Side(OURS, answer, size, "; ".join(report.lines())))
+        sides.append(Side(OURS, our_side(fast, batch), size))
+        reports[OURS] = report
     if RELEASE in names:
         config = scale.config(released=True, visual_input="features", answers=words)
         model = SohoForQuestionAnswering(config).eval().to(device)
         sides.append(Side(RELEASE, release_side(model, batch), size, "float32, channels first, eager"))
     if VILT in names:
-        sides.append(Side(VILT, vilt_side(options, size), size, "its own resolution, the type and compiling of ours"))
+        vilt, reports[VILT] = vilt_side(options, size)
+        sides.append(Side(VILT, vilt, size))
     regional: RegionPipeline | None = None
     for name in (REGION_BATCHED, REGION_BY_CLASS):
         if name in names:
@@ -187,12 +189,14 @@ def _case(outcome: Outcome, options: Options, scale: Scale, size: int, case: str
         sides.append(Side("picture", picture_side(options, size), size, "before every side; Pillow, one thread"))
     peaks = [matmul_side(dtype, options) for dtype in {options.dtype: 0, torch.float32: 0}]
     timings = interleave([*sides, *peaks], device, options.rounds, case, options.seconds)
+    for name, found in reports.items():  # now they also tell what could not be compiled
+        timings[name].side.note = "; ".join(found.lines())
     main = {name: timings[name] for name in names if name != "picture"}
     outcome.add(case, main, "pictures", OURS)
     outcome.add(case, {name: timings[name] for name in names if name == "picture"}, "pictures")
     outcome.add(case, {side.name: timings[side.name] for side in peaks}, "GFLOP", scale=1e9)
     if regional is not None:
-        outcome.remarks.append(f"{case}, regions of a picture: {regional.counts}")
+        outcome.remarks.append(f"{case}, regions of a picture: {regional.counts}; proposals by NMS in {nms.kind()}")
     if OURS in timings:
         _checks(outcome, scale, size, timings, flops, f"matmul {str(options.dtype).removeprefix('torch.')}")
 

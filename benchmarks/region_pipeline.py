@@ -84,13 +84,15 @@ class RegionPipeline(nn.Module):
 
     Attributes:
         counts: of the last picture: proposals, boxes kept in some class, boxes read by the Transformer.
+        report: in which settings it runs.
     """
 
     def __init__(self, config: SohoConfig, sizes: RegionSizes, dtype: torch.dtype, compiled: bool) -> None:
         super().__init__()
         backbone: Any
         backbone, channels = build_backbone(config)
-        backbone, self.folded_norms = folded(backbone)
+        backbone, norms = folded(backbone)
+        self.report = FastReport(dtype, norms)
         self.sizes, self.dtype = sizes, dtype
         self.counts = {"proposals": 0, "kept in some class": 0, "read": 0}
         self.trunk: Any = Trunk(backbone, backbone.config.hidden_sizes[2])
@@ -111,9 +113,9 @@ class RegionPipeline(nn.Module):
         for part in detector:
             part.to(memory_format=torch.channels_last)
         if compiled:
-            report = FastReport(dtype)
-            self.trunk, self.head = (Compiled(part, report) for part in detector)
-            self.fusion = Compiled(self.fusion, report)
+            self.report.compiled = True
+            self.trunk, self.head = (Compiled(part, self.report) for part in detector)
+            self.fusion = Compiled(self.fusion, self.report)
 
     def answer(self, batch: dict[str, Tensor], clock: Clock, by_class: bool) -> Tensor:
         """Return answer logits (B, A); laps are cnn, proposals, regions, suppression, fusion, head.

@@ -139,7 +139,7 @@ def _compare(
         CACHED: lambda: Side(CACHED, lambda _: cached_scores(fast, images, words, options), images * count),
         WHOLE: lambda: Side(WHOLE, lambda _: whole_scores(fast, few, words, options), few),
         RELEASE: lambda: Side(RELEASE, lambda _: release_scores(released, few, words, options), few, "float32"),
-        VILT: lambda: Side(VILT, vilt_side(vilt_options, few), few, f"{few} pairs in a batch, its own resolution"),
+        VILT: lambda: Side(VILT, vilt_side(vilt_options, few)[0], few, f"{few} pairs in a batch, its own resolution"),
     }
     sides = [makers[name]() for name in options.chosen(list(makers))]
     timings = interleave(sides, options.device, options.rounds, case, options.seconds)

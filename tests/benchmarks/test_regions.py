@@ -111,4 +111,4 @@ def test_the_pipeline_reads_the_boxes_that_survive() -> None:
     assert counts["read"] == 5
     assert seen == [(2, 16 + 5, 32)] * 2
     assert list(clock.laps) == ["cnn", "proposals", "regions", "suppression", "fusion", "head"]
-    assert pipeline.folded_norms > 8
+    assert pipeline.report.folded_norms > 8
