@@ -113,7 +113,7 @@ def _decoding(outcome: Outcome, options: Options, files: Sequence[Path], case: s
         return call
 
     makers: dict[str, Callable[[Clock], None]] = {
-        PILLOW: each(lambda data: np.asarray(Image.open(io.BytesIO(data))), contents),
+        PILLOW: each(lambda data: Image.open(io.BytesIO(data)).load(), contents),
         OURS: each(lambda path: to_uint8(path, processor), files),
         NORMALISED: each(lambda path: reader(ImageRef(str(path)), size), files),
     }
