@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
 
-.PHONY: demo test lint clean clean-demo help
+.PHONY: demo test lint bench clean clean-demo help
 
 help:
 	@echo "make demo        pre-train, fine-tune and evaluate on the embedded world; writes runs/demo/report.html"
 	@echo "make test        lint, type-check and run all tests"
+	@echo "make bench       time this project and its rivals side by side; writes runs/bench/ (BENCH=\"--help\" for options)"
 	@echo "make clean       remove .venv, build output and caches; runs/ stays"
 	@echo "make clean-demo  remove runs/demo"
 
@@ -28,6 +30,14 @@ lint: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,bench]"
+	touch $(BENCH_READY)
+
+# For instance: make bench BENCH="inference --cases R101"
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # What training took hours to make (runs/) stays.
 clean:

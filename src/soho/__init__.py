@@ -14,6 +14,7 @@ from soho.models import (
     SohoReleasedForPreTraining,
     SohoReleasedModel,
 )
+from soho.pipelines import SohoPipeline, load
 from soho.processing import SohoImageProcessor, SohoProcessor
 
 __version__ = "0.1.0"
@@ -31,8 +32,10 @@ __all__ = [
     "SohoForVisualReasoning",
     "SohoImageProcessor",
     "SohoModel",
+    "SohoPipeline",
     "SohoProcessor",
     "SohoReleasedConfig",
     "SohoReleasedForPreTraining",
     "SohoReleasedModel",
+    "load",
 ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import soho
 from soho import SohoForQuestionAnswering, SohoModel
 from soho.errors import SohoError
 from soho.pipelines import SohoPipeline
@@ -55,6 +56,21 @@ def test_answers_come_best_first(trained: Path, picture: Path) -> None:
     assert everything[:3] == best
     assert pipeline(picture, question) == best
     assert not model.training
+
+
+def test_load_takes_the_fast_settings_and_stays_near_float32(trained: Path, picture: Path) -> None:
+    for folder, text in (("vqa", "what color is the ball?"), ("retrieval", "a red ball"), ("snli_ve", "a ball")):
+        exact = SohoPipeline.from_pretrained(trained / folder / "model")
+        fast = soho.load(trained / folder / "model", device="cpu")
+        assert type(fast.model) is type(exact.model)
+        assert exact.fast is None
+        assert fast.fast is not None
+        assert fast.fast.folded_norms > 0
+        expected = {one.text: one.probability for one in exact(picture, text)}
+        found = {one.text: one.probability for one in fast(picture, text)}
+        for name in expected.keys() & found.keys():  # answers of nearly one probability may change places
+            assert found[name] == pytest.approx(expected[name], abs=0.02)
+        assert expected.keys() & found.keys()
 
 
 def test_the_wrong_verb(trained: Path, picture: Path) -> None:
