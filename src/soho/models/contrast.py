@@ -68,11 +68,11 @@ class ContrastHead(nn.Module):
     def image_vectors(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return unit vectors (B, C) of visual states (B, N, C)."""
         pooled = features[:, 0] if self.dual_encoder else masked_mean(features, mask)
-        return F.normalize(self.image(pooled).float(), dim=-1)
+        return F.normalize(self.image(pooled.to(self.image.weight.dtype)).float(), dim=-1)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return unit vectors (T, C) of text states (T, L, C)."""
-        return F.normalize(self.text(masked_mean(text, text_mask)).float(), dim=-1)
+        return F.normalize(self.text(masked_mean(text, text_mask).to(self.text.weight.dtype)).float(), dim=-1)
 
 
 class ContrastShare(nn.Module):

@@ -138,10 +138,17 @@ def test_the_released_wiring_has_a_fast_copy_too() -> None:
     assert near.isfinite().all()
 
 
-def test_a_fast_retrieval_model_scores_grids() -> None:
-    model = tiny_model(SohoForImageTextRetrieval, visual_input="features", itc_weight=1.0, match_adds_contrast=True)
+@pytest.mark.parametrize(
+    "changes", [{}, {"itc_pooling": "fusion"}, {"itc_pooling": "dual_encoder", "visual_summary": True}]
+)
+def test_a_fast_retrieval_model_scores_pairs_and_grids(changes: dict[str, Any]) -> None:
+    model = tiny_model(
+        SohoForImageTextRetrieval, visual_input="features", itc_weight=1.0, match_adds_contrast=True, **changes
+    )
     batch = picture_batch(2)
     fast, _ = fast_copy(model, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(**batch).logits, model(**batch).logits, rtol=0.1, atol=0.1)
     grids = []
     for one, dtype in ((model, torch.float32), (fast, torch.bfloat16)):
         scorer = GridScorer(one, dtype)
