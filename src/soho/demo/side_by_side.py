@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
+from rich.progress import Progress, TaskID, TextColumn
 
 from soho.demo.result import StageResult
 from soho.errors import SohoError
@@ -29,6 +31,9 @@ CHILD = "soho.demo.child"
 # Time that a child has to save its state once it is asked to stop.
 _PATIENCE = 60.0
 _POLL = 0.1
+# Bytes at the end of a run's output that hold its last line of progress.
+_TAIL = 2000
+_STEP = re.compile(r"step (\d+)/(\d+) ")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     begin: float
+    bar: TaskID
 
 
 def run_side_by_side(
@@ -81,25 +87,44 @@ def run_side_by_side(
     """
     waiting = list(stages)
     running: list[_Child] = []
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     try:
-        while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                child = _start(waiting.pop(0), threads)
-                running.append(child)
-                console.print(f"{child.stage.run}: started, prints into {child.log.name}", highlight=False)
-            time.sleep(_POLL)
-            for child in [child for child in running if child.process.poll() is not None]:
-                running.remove(child)
-                _close(child)
-                found = _result_of(child)
-                keep(child.stage.run, found)
-                seconds = time.perf_counter() - child.begin
-                console.print(f"{child.stage.run}: finished after {seconds:.0f} s", highlight=False)
+        with Progress(*columns, console=console) as bars:
+            whole = bars.add_task("fine-tuning runs", total=len(stages), note="")
+            while waiting or running:
+                while waiting and len(running) < AT_ONCE:
+                    child = _start(waiting.pop(0), threads, bars)
+                    running.append(child)
+                    console.print(f"{child.stage.run}: started, prints into {child.log.name}", highlight=False)
+                time.sleep(_POLL)
+                for child in running:
+                    bars.update(child.bar, **_position(Path(child.log.name)))
+                for child in [child for child in running if child.process.poll() is not None]:
+                    running.remove(child)
+                    _close(child)
+                    bars.remove_task(child.bar)
+                    found = _result_of(child)
+                    keep(child.stage.run, found)
+                    seconds = time.perf_counter() - child.begin
+                    console.print(f"{child.stage.run}: finished after {seconds:.0f} s", highlight=False)
+                    bars.advance(whole)
     finally:
         _stop(running)
 
 
-def _start(stage: Stage, threads: int) -> _Child:
+def _position(log: Path) -> dict[str, Any]:
+    """Read off the end of a run's output how far it is: fields of its progress bar."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        tail = file.read().decode("utf-8", errors="replace")
+    steps = _STEP.findall(tail)
+    if not steps:
+        return {}
+    done, total = (int(number) for number in steps[-1])
+    return {"completed": done, "total": total, "note": "training" if done < total else "measuring"}
+
+
+def _start(stage: Stage, threads: int, bars: Progress) -> _Child:
     stage.folder.mkdir(parents=True, exist_ok=True)
     (stage.folder / RESULT_FILE).unlink(missing_ok=True)  # of an earlier, interrupted start
     log = open(stage.folder / LOG_FILE, "ab")  # noqa: SIM115 (closed with the child)
@@ -107,7 +132,8 @@ def _start(stage: Stage, threads: int) -> _Child:
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     # The pipe stays open as long as this process lives; the child sees when it is gone.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=variables)
-    return _Child(stage, process, log, time.perf_counter())
+    bar = bars.add_task(stage.run, total=None, note="reading")
+    return _Child(stage, process, log, time.perf_counter(), bar)
 
 
 def _result_of(child: _Child) -> StageResult:

@@ -88,6 +88,16 @@ def test_a_child_ends_with_its_parent() -> None:
     child.stdout.close()
 
 
+def test_the_bar_of_a_run_follows_the_last_line_of_its_output(tmp_path: Path) -> None:
+    log = tmp_path / "output.log"
+    log.write_text("text encoder: new\n")
+    assert side_by_side._position(log) == {}
+    log.write_text("step 1/650  epoch 0.0\n" + "x" * 5000 + "\rstep 20/650  epoch 0.1\nstep 40/650  epoch 0.2  loss 1")
+    assert side_by_side._position(log) == {"completed": 40, "total": 650, "note": "training"}
+    log.write_text("step 650/650  epoch 3.0\nmodel: there\n")
+    assert side_by_side._position(log) == {"completed": 650, "total": 650, "note": "measuring"}
+
+
 def test_results_survive_the_disk(tmp_path: Path) -> None:
     result = DemoResult(tmp_path, wall_seconds=7.5)
     result.add("vqa", StageResult({"accuracy": 0.5}, 3.0, 2, 1.0))
