@@ -27,8 +27,8 @@ def reads_alone(config: SohoConfig, side: Side) -> bool:
 class ContrastHead(nn.Module):
     """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states.
 
-    As a dual encoder it takes the picture's summary token, and its text map starts as the identity: the text's side
-    then begins as the sentence encoder that the Transformer was initialised from.
+    As a dual encoder it takes the picture's summary token, and both maps start as the identity: the text's side then
+    begins as the sentence encoder that the Transformer was initialised from, and the summary learns to meet it.
     """
 
     def __init__(self, config: SohoConfig) -> None:
@@ -43,8 +43,9 @@ class ContrastHead(nn.Module):
         """Start at the usual inverse temperature 1 / 0.07."""
         nn.init.constant_(self.log_scale, math.log(1 / 0.07))
         if self.dual_encoder:
-            nn.init.eye_(self.text.weight)
-            nn.init.zeros_(self.text.bias)
+            for side in (self.image, self.text):
+                nn.init.eye_(side.weight)
+                nn.init.zeros_(side.bias)
 
     def forward(self, features: Tensor, mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return scaled cosine similarities (B, T).
