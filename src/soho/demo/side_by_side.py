@@ -95,7 +95,8 @@ def run_side_by_side(
                 while waiting and len(running) < AT_ONCE:
                     child = _start(waiting.pop(0), threads, bars)
                     running.append(child)
-                    console.print(f"{child.stage.run}: started, prints into {child.log.name}", highlight=False, soft_wrap=True)
+                    note = f"{child.stage.run}: started, prints into {child.log.name}"
+                    console.print(note, highlight=False, soft_wrap=True)
                 time.sleep(_POLL)
                 for child in running:
                     bars.update(child.bar, **_position(Path(child.log.name)))
