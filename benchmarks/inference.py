@@ -74,7 +74,7 @@ def our_side(model: SohoForQuestionAnswering, batch: dict[str, Tensor]) -> Calla
             image = model.soho.encode_image(batch["pixel_values"], batch["pixel_mask"])
             visual = model.soho.place(image.tokens, image.position)
             clock.lap("cnn")
-            text = model.soho.encode_text(batch["input_ids"])
+            text = model.soho.encode_text(batch["input_ids"], batch["attention_mask"])
             hidden, _, _ = model.soho.fuse(text, batch["attention_mask"], visual, image.mask, cls_only=True)
             clock.lap("fusion")
             logits: Tensor = model.answer_head(hidden[:, 0]).float()

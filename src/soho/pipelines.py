@@ -122,7 +122,8 @@ class SohoPipeline:
         Returns:
             The pipeline itself; `fast` tells what was done.
         """
-        self.model, self.fast = fast_copy(self.model, self.device, compiled=compiled)
+        if self.fast is None:
+            self.model, self.fast = fast_copy(self.model, self.device, compiled=compiled)
         return self
 
     @torch.inference_mode()

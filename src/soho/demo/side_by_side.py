@@ -69,6 +69,7 @@ class _Child:
     log: IO[bytes]
     begin: float
     bar: TaskID
+    before: int  # bytes of earlier starts in the log
 
 
 def run_side_by_side(
@@ -99,24 +100,30 @@ def run_side_by_side(
                     console.print(note, highlight=False, soft_wrap=True)
                 time.sleep(_POLL)
                 for child in running:
-                    bars.update(child.bar, **_position(Path(child.log.name)))
+                    bars.update(child.bar, **_position(Path(child.log.name), child.before))
+                failures: list[SohoError] = []
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     _close(child)
                     bars.remove_task(child.bar)
-                    found = _result_of(child)
-                    keep(child.stage.run, found)
+                    try:
+                        keep(child.stage.run, _result_of(child))
+                    except SohoError as error:
+                        failures.append(error)  # one that ended beside it may have a result
+                        continue
                     seconds = time.perf_counter() - child.begin
                     console.print(f"{child.stage.run}: finished after {seconds:.0f} s", highlight=False)
                     bars.advance(whole)
+                if failures:
+                    raise failures[0]
     finally:
         _stop(running)
 
 
-def _position(log: Path) -> dict[str, Any]:
-    """Read off the end of a run's output how far it is: fields of its progress bar."""
+def _position(log: Path, before: int = 0) -> dict[str, Any]:
+    """Read off a run's output, beyond the bytes that stood there before, how far it is: fields of its bar."""
     with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL))
+        file.seek(max(before, log.stat().st_size - _TAIL))
         tail = file.read().decode("utf-8", errors="replace")
     steps = _STEP.findall(tail)
     if not steps:
@@ -129,12 +136,13 @@ def _start(stage: Stage, threads: int, bars: Progress) -> _Child:
     stage.folder.mkdir(parents=True, exist_ok=True)
     (stage.folder / RESULT_FILE).unlink(missing_ok=True)  # of an earlier, interrupted start
     log = open(stage.folder / LOG_FILE, "ab")  # noqa: SIM115 (closed with the child)
+    before = log.tell()
     command = [sys.executable, "-m", CHILD, stage.to_json()]
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     # The pipe stays open as long as this process lives; the child sees when it is gone.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=variables)
     bar = bars.add_task(stage.run, total=None, note="reading")
-    return _Child(stage, process, log, time.perf_counter(), bar)
+    return _Child(stage, process, log, time.perf_counter(), bar, before)
 
 
 def _result_of(child: _Child) -> StageResult:

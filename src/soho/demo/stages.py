@@ -173,14 +173,16 @@ def _is_drawn(world: Path, seed: int) -> bool:
     """Say whether the world is there; a world that was not finished is drawn again.
 
     Raises:
-        SohoError: it is that of another seed.
+        SohoError: it is that of another seed or version, with which the runs beside it were trained.
     """
     if not (world / WORLD_FILE).is_file():
         return False
     try:
         found = load_world(world).seed
-    except SohoError:
-        return False
+    except SohoError as error:
+        raise SohoError(
+            f"{world} cannot be used again ({error}); choose another --out, or delete {world.parent}"
+        ) from None
     if found != seed:
         raise SohoError(
             f"{world} holds the embedded world of seed {found}, but seed {seed} was asked for; choose another --out, "

@@ -124,6 +124,9 @@ class SohoForPreTraining(SohoPreTrainedModel):
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         tokens, mask = take(image.tokens, rows), take(image.mask, rows)
+        if self.config.visual_summary and mvm_draws is not None:
+            # It was pooled from all cells and would show what MVM hides.
+            mask = torch.cat((torch.zeros_like(mask[:, :1]), mask[:, 1:]), dim=1)
         masked: Tensor | None = None
         indices = None if image.indices is None else take(image.indices, rows)  # (P, N)
         if indices is not None and mvm_draws is not None:

@@ -91,6 +91,8 @@ def stack_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 class GreyCollate:
     """A collate function for blind models: equal grey pictures go through the CNN once for all their texts.
 
+    Batch norms and the count of images then see every shape of grey once, however many pictures have it.
+
     Attributes:
         collate: makes the batch, with `pair_image_index`.
     """

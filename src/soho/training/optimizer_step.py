@@ -81,9 +81,9 @@ class OptimizerStep:
         """Switch dropout and the like on, with the CNN fixed or free."""
         self.frozen = frozen
         self.model.train()
-        for module in self.fixed:
-            module.eval()
         self.model.freeze_visual_backbone(frozen)
+        for module in self.fixed:  # last: thawing the CNN sets the training mode of the whole visual encoder
+            module.eval()
 
     def run(self, micro_batches: Sequence[Batch], learning_rate_factor: float, name: str) -> StepResult:
         """Do one optimizer step.

@@ -63,6 +63,15 @@ def test_a_child_that_is_killed_fails_the_demonstration_and_the_other_one_is_sto
     assert not (tmp_path / "good").exists()
 
 
+def test_a_result_beside_a_failure_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_POLL", 15.0)  # both have ended at the first look
+    kept: dict[str, StageResult] = {}
+    stages = [Stage(name, "vqa.yaml", [], tmp_path, 3) for name in ("wrong", "good-1", "good-2")]
+    with pytest.raises(SohoError, match=r"^the recipe has no data$"):
+        run_side_by_side(stages, threads=1, keep=kept.__setitem__, console=Console(file=io.StringIO()))
+    assert list(kept) == ["good-1"]
+
+
 def test_a_child_without_a_result_fails_even_where_an_earlier_one_left_one(tmp_path: Path) -> None:
     (tmp_path / "silent").mkdir()
     (tmp_path / "silent" / "stage.json").write_text('{"metrics": {}, "seconds": 1, "steps": 1, "train_seconds": 1}')
@@ -94,6 +103,7 @@ def test_the_bar_of_a_run_follows_the_last_line_of_its_output(tmp_path: Path) ->
     assert side_by_side._position(log) == {}
     log.write_text("step 1/650  epoch 0.0\n" + "x" * 5000 + "\rstep 20/650  epoch 0.1\nstep 40/650  epoch 0.2  loss 1")
     assert side_by_side._position(log) == {"completed": 40, "total": 650, "note": "training"}
+    assert side_by_side._position(log, before=log.stat().st_size) == {}  # of an earlier start
     log.write_text("step 650/650  epoch 3.0\nmodel: there\n")
     assert side_by_side._position(log) == {"completed": 650, "total": 650, "note": "measuring"}
 

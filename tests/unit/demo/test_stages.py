@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from soho.data.miniature import generate
 from soho.demo import DemoResult, run_demo, stages
 from soho.demo.pages import write_demo_report
 from soho.demo.side_by_side import LOG_FILE
@@ -80,6 +81,18 @@ def test_a_finished_demonstration_is_not_run_again(result: DemoResult, monkeypat
 
 
 @pytest.mark.recipe
+def test_a_world_of_another_version_or_seed_is_left_alone(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    generate(world, train_images=8, validation_images=2, test_images=2, seed=3)
+    record = world / "world.json"
+    with pytest.raises(SohoError, match=r"holds the embedded world of seed 3, but seed 0 was asked for"):
+        run_demo(tmp_path)
+    record.write_text(record.read_text().replace('"version":', '"version":9'))
+    with pytest.raises(SohoError, match=r"world cannot be used again \(.* of version 9.*or delete "):
+        run_demo(tmp_path)
+    assert record.is_file()
+
+
 def test_other_settings_are_not_taken_for_finished(result: DemoResult) -> None:
     with pytest.raises(SohoError, match=r"vqa holds a run with other values of training\.clip_norm"):
         run_demo(result.out, 2, {**CHANGES, "vqa": [*STEPS, "training.clip_norm=1"]}, serial=True)

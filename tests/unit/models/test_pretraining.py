@@ -57,6 +57,18 @@ def test_masked_pairs_tells_how_many_positives_have_something_hidden() -> None:
     assert (total.item(), count.item()) == (0.0, 4.0)
 
 
+def test_the_summary_does_not_show_what_mvm_hides() -> None:
+    model, batch = build(visual_summary=True).eval(), pretraining_batch()
+    hidden = model(**batch)
+    open_ = model(**{name: value for name, value in batch.items() if name != "mvm_draws"})
+    with torch.no_grad():
+        model.soho.visual_encoder.summary.output.bias += 5.0 * torch.randn(model.config.hidden_size)
+    torch.testing.assert_close(model(**batch).mvm_logits, hidden.mvm_logits)
+    torch.testing.assert_close(model(**batch).logits, hidden.logits)
+    changed = model(**{name: value for name, value in batch.items() if name != "mvm_draws"})
+    assert (changed.logits - open_.logits).abs().max() > 0.01
+
+
 def test_mask_vector_is_the_mask_words_embedding_for_positives_and_negatives() -> None:
     model, batch = build().eval(), pretraining_batch()
     tokens, output = placed_tokens(model, batch)

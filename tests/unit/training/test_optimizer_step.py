@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from soho.errors import SohoError
+from soho.models import SohoForPreTraining
 from soho.training.optimizer_step import OptimizerStep
 from soho.training.processes import make_accelerator
+from tests.unit.models.tiny import tiny_config
 from tests.unit.training.toy import ToyData, ToyModel, settings
 
 
@@ -86,6 +88,16 @@ def test_a_fixed_module_keeps_its_weights_and_has_no_dropout() -> None:
     after = step.model.state_dict()
     assert torch.equal(after["value_head.weight"], before["value_head.weight"])
     assert not torch.equal(after["class_head.weight"], before["class_head.weight"])
+
+
+def test_a_fixed_module_inside_the_visual_encoder_stays_fixed() -> None:
+    model = SohoForPreTraining(tiny_config(visual_summary=True))
+    names = ["soho.visual_encoder.summary", "soho.visual_encoder.backbone"]
+    step = OptimizerStep(model, settings(frozen=names), make_accelerator("fp32"))
+    step.training_mode(frozen=False)
+    assert model.soho.visual_encoder.training
+    for name in names:
+        assert not any(module.training for module in model.get_submodule(name).modules())
 
 
 def test_the_dictionary_is_updated_once_per_step() -> None:
