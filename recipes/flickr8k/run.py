@@ -5,12 +5,13 @@
 Files in ROOT: Flickr8k.token.txt, Flickr_8k.{train,dev}Images.txt, images_{train,dev}.zip. Needs the packages of
 `pip install 'soho-vlp[starts]'`. A stage that is finished is not done again, one that was stopped goes on.
 
-Without `--runs` only `soho` runs. Its rivals, each with the same fine-tuning and measured on the small check alone:
+Without `--runs` only `soho` runs. Its rivals, each with the same fine-tuning:
     no_pretraining   fine-tuned from MiniLM and the ImageNet CNN at once
     no_dictionary    pre-trained and fine-tuned without the visual dictionary and MVM (the baseline of Table 7)
     own_text         pre-trained and fine-tuned from random text weights, with a vocabulary of the training captions
 
-`soho` is measured on the small check (200 photographs x 1,000 captions) and, with `--full`, on all 1,000 x 5,000 pairs.
+Each is measured on the small check (200 photographs x 1,000 captions), after pre-training (zero-shot) and after
+fine-tuning; with `--full` the fine-tuned `soho` on all 1,000 x 5,000 pairs.
 Writes results.json and results.md into OUT. Runs may go on side by side, as processes of their own with one run each.
 """
 
@@ -66,6 +67,9 @@ def run(name: str, root: Path, out: Path, extra: list[str]) -> dict[str, Any]:
         keys = ("health/codes_used", "health/dead_codes", "health/perplexity")
         result["dictionary"] = [{key: row[key] for key in ("step", *keys)} for row in rows if keys[0] in row]
         start = [f"model.start={folder / 'model'}"]
+        zero_shot = load_recipe(HERE / "retrieval.yaml", [*places, f"output={out / name / 'zero_shot'}", *start])
+        zero_shot.evaluation.max_images = SMALL
+        result["zero_shot"] = evaluate(zero_shot)
     recipe = load_recipe(
         HERE / "retrieval.yaml", [*places, f"output={out / name / 'retrieval'}", *start, *retrieval_changes]
     )
@@ -86,7 +90,11 @@ def full(root: Path, out: Path, extra: list[str]) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """Return the figures as Markdown, chance last."""
-    rows = [(f"{name}, {SMALL} photographs", entry["small"]) for name, entry in results.items() if "small" in entry]
+    rows = []
+    for name, entry in results.items():
+        for part, label in (("zero_shot", "zero-shot"), ("small", "fine-tuned")):
+            if part in entry:
+                rows.append((f"{name}, {label}, {SMALL} photographs", entry[part]))
     if "full" in results:
         rows.append(("soho, all photographs", results["full"]["figures"]))
     lines = [
@@ -95,9 +103,9 @@ def table(results: dict[str, Any]) -> str:
     ]
     for prefix in ("", "chance/"):
         for name, figures in rows:
-            if prefix and not name.startswith("soho"):
+            if prefix and not name.startswith(("soho, fine-tuned", "soho, all")):
                 continue
-            label = name.replace("soho", "chance") if prefix else name
+            label = name.replace("soho, fine-tuned", "chance").replace("soho", "chance") if prefix else name
             values = [f"{100 * figures[prefix + key]:.1f}" for key in FIGURES]
             medians = [f"{figures[prefix + key]:.0f}" for key in ("tr_median_rank", "ir_median_rank")]
             lines.append(f"| {label} | " + " | ".join([*values, *medians]) + " |")

