@@ -34,7 +34,7 @@ from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey
 from soho.data.images import decode
 from soho.data.schema import ImageRef
 from soho.processing import SohoImageProcessor
-from soho.tasks.batches import PixelReader, stack_pixels
+from soho.tasks.batches import PixelReader, stack_pictures
 
 PILLOW, TURBO, OURS = "bare decoder, Pillow", "bare decoder, simplejpeg", "ours"
 NORMALISED, SCALED = "ours, normalised", "scaled decoding (candidate)"
@@ -115,7 +115,7 @@ def _decoding(outcome: Outcome, options: Options, files: Sequence[Path], case: s
     makers: dict[str, Callable[[Clock], None]] = {
         PILLOW: each(lambda data: Image.open(io.BytesIO(data)).load(), contents),
         OURS: each(lambda path: to_uint8(path, processor), files),
-        NORMALISED: each(lambda path: reader(ImageRef(str(path)), size), files),
+        NORMALISED: each(lambda path: stack_pictures([reader(ImageRef(str(path)), size)]), files),
     }
     if turbo is not None:
         makers[TURBO] = each(lambda data: turbo.decode_jpeg(data, "RGB"), contents)
@@ -139,9 +139,13 @@ class LoadPixels:
         self.reader, self.size = PixelReader(processor), size
 
     def __call__(self, path: str, key: SampleKey) -> dict[str, Any]:
-        """Return pixels (3, H, W) and mask (H, W)."""
-        pixels, mask = self.reader(ImageRef(path), self.size)
-        return {"pixel_values": pixels, "pixel_mask": mask}
+        """Return the decoded, resized picture."""
+        return {"picture": self.reader(ImageRef(path), self.size)}
+
+
+def collate_pictures(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Normalise pictures into a batch."""
+    return stack_pictures([sample["picture"] for sample in samples])
 
 
 def waiting_share(options: Options, files: Sequence[Path], size: tuple[int, int], workers: int) -> tuple[float, float]:
@@ -153,7 +157,7 @@ def waiting_share(options: Options, files: Sequence[Path], size: tuple[int, int]
     width, height = processor.padded_size(*size)
     batches = AspectRatioBatches([(width, height)] * len(items), images, 0)
     dataset = ExampleDataset(items, LoadPixels(processor, size))
-    loader = EpochLoader(dataset, batches, stack_pixels, workers=workers)
+    loader = EpochLoader(dataset, batches, collate_pictures, workers=workers)
     batch = pretraining_batch(images, height, width, scale.config().vocab_size)
     step = our_step(scale, batch, options)
     clock = Clock(options.device)

@@ -151,24 +151,29 @@ class SohoImageProcessor(BaseImageProcessor):
             return picture
         return picture.resize((width, height), Image.Resampling(self.resample))
 
-    def normalised(self, picture: np.ndarray, canvas: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Return (3, H, W) float32 values and the (H, W) bool mask of a `resized` (h, w, 3) picture on a canvas."""
-        values = np.zeros((3, canvas[1], canvas[0]), dtype=np.float32)
-        mask = np.zeros((canvas[1], canvas[0]), dtype=bool)
-        self._write(picture, values, mask)
-        return values, mask
+    def write_normalised(self, picture: np.ndarray, out: np.ndarray) -> None:
+        """Normalise a `resized` (h, w, 3) uint8 picture into the upper left corner of `out` (H, W, 3) float32."""
+        height, width = picture.shape[:2]
+        factor, offset = (np.tile(values, width) for values in self._scale())
+        # One row of pixels at a time, colours included: three numbers alone would be too short for a fast loop.
+        corner = out[:height].reshape(height, -1)[:, : 3 * width]
+        np.multiply(picture.reshape(height, 3 * width), factor, out=corner)
+        corner += offset
 
     def _write(self, picture: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
         """Put a (h, w, 3) picture into the upper left corner of `values` (3, H, W) and `mask` (H, W)."""
         height, width = picture.shape[:2]
-        std = np.asarray(self.image_std, dtype=np.float64)
-        # (x / 255 - mean) / std as one multiplication and one addition, written where it belongs.
-        factor = (1.0 / (255.0 * std)).astype(np.float32)[:, None, None]
-        offset = (-np.asarray(self.image_mean, dtype=np.float64) / std).astype(np.float32)[:, None, None]
+        factor, offset = (values[:, None, None] for values in self._scale())
         corner = values[:, :height, :width]
         np.multiply(picture.transpose(2, 0, 1), factor, out=corner)
         corner += offset
         mask[:height, :width] = True
+
+    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (3,) factor and offset: (x / 255 - mean) / std as one multiplication and one addition."""
+        std = np.asarray(self.image_std, dtype=np.float64)
+        mean = np.asarray(self.image_mean, dtype=np.float64)
+        return (1.0 / (255.0 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def start_image_processor(folder: str | None, **changes: Any) -> SohoImageProcessor:

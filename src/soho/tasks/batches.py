@@ -17,7 +17,22 @@ from soho.processing.image_processing_soho import SohoImageProcessor
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Pixels = tuple[Tensor, Tensor]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture on its way into a batch, not yet normalised: 3 bytes a pixel.
+
+    Attributes:
+        pixels: (h, w, 3) uint8, or None for mean grey.
+        shown: (width, height) of what the mask marks as picture, from the upper left corner; (0, 0) is a filler.
+        canvas: (width, height) of its tensor.
+        processor: normalises it.
+    """
+
+    pixels: np.ndarray | None
+    shown: tuple[int, int]
+    canvas: tuple[int, int]
+    processor: SohoImageProcessor
 
 
 class PixelReader:
@@ -36,8 +51,8 @@ class PixelReader:
         self.left = megabytes * 2**20
         self._kept: dict[tuple[ImageRef, tuple[int, int]], np.ndarray] = {}
 
-    def __call__(self, image: ImageRef, size: tuple[int, int]) -> Pixels:
-        """Return (3, H, W) float32 pixels and their (H, W) bool mask, padded by the picture's own shape alone.
+    def __call__(self, image: ImageRef, size: tuple[int, int]) -> Picture:
+        """Return the picture, padded by its own shape alone.
 
         The shape is that of the declared `size` (width, height), by which its batch was formed; a picture that turns
         out to be of another size is fitted into it.
@@ -46,45 +61,52 @@ class PixelReader:
             ImageDecodeError: the picture cannot be read.
         """
         canvas = self.processor.padded_size(*size)
-        picture = self._kept.get((image, canvas))
-        if picture is None:
-            picture = np.asarray(self.processor.resized(decode(image), canvas))
-            if picture.nbytes <= self.left:
-                self.left -= picture.nbytes
-                self._kept[image, canvas] = picture
-        values, mask = self.processor.normalised(picture, canvas)
-        return torch.from_numpy(values), torch.from_numpy(mask)
+        pixels = self._kept.get((image, canvas))
+        if pixels is None:
+            pixels = np.asarray(self.processor.resized(decode(image), canvas))
+            if pixels.nbytes <= self.left:
+                self.left -= pixels.nbytes
+                self._kept[image, canvas] = pixels
+        height, width = pixels.shape[:2]
+        return Picture(pixels, (width, height), canvas, self.processor)
 
 
-def blank_pixels(processor: SohoImageProcessor, size: tuple[int, int], *, visible: bool = False) -> Pixels:
-    """Return mean-grey pixels of the shape a picture of `size` (width, height) would have.
+def blank_picture(processor: SohoImageProcessor, size: tuple[int, int], *, visible: bool = False) -> Picture:
+    """Return mean grey in the shape that a picture of `size` (width, height) would have.
 
     Args:
-        processor: decides the padded shape.
+        processor: decides the shape.
         size: of the picture that is not read.
         visible: False marks every pixel as padding (a filler); True lets the model look at grey.
     """
-    width, height = processor.padded_size(*size)
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    if visible:
-        inner = processor.target_size(*size)
-        mask[: inner[1], : inner[0]] = True
-    return torch.zeros(3, height, width), mask
+    shown = processor.target_size(*size) if visible else (0, 0)
+    return Picture(None, shown, processor.padded_size(*size), processor)
 
 
-def sample_pixels(pixels: PixelReader, image: ImageRef, size: tuple[int, int], *, filler: bool, blind: bool) -> Pixels:
+def sample_picture(
+    pixels: PixelReader, image: ImageRef, size: tuple[int, int], *, filler: bool, blind: bool
+) -> Picture:
     """Return what a sample shows: the picture, grey where the model is blind, nothing at all where it is a filler."""
     if filler or blind:
-        return blank_pixels(pixels.processor, size, visible=not filler)
+        return blank_picture(pixels.processor, size, visible=not filler)
     return pixels(image, size)
 
 
-def stack_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack pictures of one padded shape into (B, 3, H, W) and (B, H, W)."""
-    return {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-        "pixel_mask": torch.stack([sample["pixel_mask"] for sample in samples]),
-    }
+def stack_pictures(pictures: Sequence[Picture]) -> dict[str, Tensor]:
+    """Normalise pictures of one canvas into a batch.
+
+    Returns:
+        `pixel_values` (B, 3, H, W) float32, zero where padded or grey, channels last in memory, as CNNs want it; and
+        `pixel_mask` (B, H, W) bool, True on picture.
+    """
+    width, height = pictures[0].canvas
+    values = np.zeros((len(pictures), height, width, 3), dtype=np.float32)
+    mask = torch.zeros(len(pictures), height, width, dtype=torch.bool)
+    for row, picture in enumerate(pictures):
+        mask[row, : picture.shown[1], : picture.shown[0]] = True
+        if picture.pixels is not None:
+            picture.processor.write_normalised(picture.pixels, values[row])
+    return {"pixel_values": torch.from_numpy(values).permute(0, 3, 1, 2), "pixel_mask": mask}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from soho.errors import SohoError
 from soho.models.losses import IGNORE
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
+from soho.tasks.batches import inference, pad_texts, sample_picture, stack_pictures
 from soho.tasks.groups import TEXTS_AT_ONCE, PictureGroup, group_by_picture
 
 
@@ -93,7 +93,7 @@ class ClassSampler:
         group: PictureGroup[Any] = item.example
         return {
             "pictures": [
-                sample_pixels(self.pixels, photo.image, size, filler=key.filler, blind=self.blind)
+                sample_picture(self.pixels, photo.image, size, filler=key.filler, blind=self.blind)
                 for photo, size in zip(group.photos, item.sizes)
             ],
             "ids": self.processor.encode_batch([text for example in group.examples for text in texts_of(example)]),
@@ -110,8 +110,7 @@ def collate_classes(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """
     batch: dict[str, Tensor] = {}
     for number in range(len(samples[0]["pictures"])):
-        pictures = [sample["pictures"][number] for sample in samples]
-        stacked = stack_pixels([{"pixel_values": pixels, "pixel_mask": mask} for pixels, mask in pictures])
+        stacked = stack_pictures([sample["pictures"][number] for sample in samples])
         suffix = "" if number == 0 else f"_{number + 1}"
         batch |= {f"{name}{suffix}": value for name, value in stacked.items()}
     batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)

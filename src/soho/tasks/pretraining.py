@@ -22,7 +22,7 @@ from soho.processing.pairing import CaptionIndex, draw_negatives, epoch_groups
 from soho.processing.text_masking import mask_tokens
 from soho.randomness import keyed_generator
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import blank_pixels, inference, pad_texts, stack_pixels
+from soho.tasks.batches import blank_picture, inference, pad_texts, stack_pictures
 
 # The epoch whose draws validation uses, so that two validations of one model agree.
 VALIDATION_EPOCH = -1
@@ -132,16 +132,14 @@ class PairSampler:
             ids.append(masked)
             labels.append(label)
         if key.filler:
-            pixels, mask = blank_pixels(self.processor.image_processor, item.size)
-        else:
-            pixels, mask = self.pixels(example.image, item.size)
-        if key.filler:
+            picture = blank_picture(self.processor.image_processor, item.size)
             match, labels = [IGNORE] * len(match), [np.full_like(label, IGNORE) for label in labels]
+        else:
+            picture = self.pixels(example.image, item.size)
         return {
             # Two data sets may hold one photograph; as a number it can travel in the batch.
             "photo": zlib.crc32(example.photo_key.encode()),
-            "pixel_values": pixels,
-            "pixel_mask": mask,
+            "picture": picture,
             "ids": ids,
             "labels": labels,
             "itm_labels": match,
@@ -151,7 +149,7 @@ class PairSampler:
 
 def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Join samples into a batch of B pictures and P = sum of their texts; texts padded to the longest."""
-    batch = stack_pixels(samples)
+    batch = stack_pictures([sample["picture"] for sample in samples])
     batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)
     batch["labels"], _ = pad_texts([label for sample in samples for label in sample["labels"]], IGNORE)
     batch["photos"] = torch.tensor([sample["photo"] for sample in samples])

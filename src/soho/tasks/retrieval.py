@@ -23,7 +23,7 @@ from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.models.pair_scorer import GridScorer
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import AUTOCAST, blank_pixels, pad_texts, stack_pixels
+from soho.tasks.batches import AUTOCAST, pad_texts, sample_picture, stack_pictures
 from soho.training.recipe import Recipe
 
 
@@ -59,13 +59,8 @@ class RetrievalTask(Task):
 
     def _sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
         processor = self.processor
-        if key.filler:
-            pixels, mask = blank_pixels(processor.image_processor, item.size)
-        else:
-            pixels, mask = self.pixels(item.example.image, item.size)
         return {
-            "pixel_values": pixels,
-            "pixel_mask": mask,
+            "picture": sample_picture(self.pixels, item.example.image, item.size, filler=key.filler, blind=False),
             "ids": processor.encode(item.example.captions[item.part]),
             "photo_key": item.example.photo_key,
             "filler": key.filler,
@@ -199,10 +194,8 @@ class RetrievalTask(Task):
         return [caption for _, caption in pairs], np.array([row for row, _ in pairs])
 
     def _image_sample(self, item: Item, key: SampleKey) -> dict[str, Any]:
-        reading = not key.filler
-        processor = self.processor.image_processor
-        pixels, mask = self.pixels(item.example.image, item.size) if reading else blank_pixels(processor, item.size)
-        return {"pixel_values": pixels, "pixel_mask": mask, "row": item.part}
+        picture = sample_picture(self.pixels, item.example.image, item.size, filler=key.filler, blind=False)
+        return {"picture": picture, "row": item.part}
 
 
 def _image_batches(loader: EpochLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -212,7 +205,8 @@ def _image_batches(loader: EpochLoader) -> Iterator[tuple[Tensor, Tensor, Tensor
 
 def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Join pictures and the numbers of their rows."""
-    return {**stack_pixels(samples), "rows": torch.tensor([sample["row"] for sample in samples])}
+    pictures = stack_pictures([sample["picture"] for sample in samples])
+    return {**pictures, "rows": torch.tensor([sample["row"] for sample in samples])}
 
 
 def collate_grid(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -220,7 +214,7 @@ def collate_grid(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
     A caption of the same photograph off the diagonal is no negative: its label is ignored. So are fillers.
     """
-    batch = stack_pixels(samples)
+    batch = stack_pictures([sample["picture"] for sample in samples])
     batch["input_ids"], batch["attention_mask"] = pad_texts([sample["ids"] for sample in samples], 0)
     count = len(samples)
     batch["pair_image_index"] = torch.arange(count).repeat_interleave(count)

@@ -24,7 +24,7 @@ from soho.models.losses import IGNORE
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.tasks.base import Item, Processes, Task
-from soho.tasks.batches import inference, pad_texts, sample_pixels, stack_pixels
+from soho.tasks.batches import inference, pad_texts, sample_picture, stack_pictures
 from soho.tasks.groups import TEXTS_AT_ONCE, PictureGroup, group_by_picture
 from soho.training.recipe import Recipe
 
@@ -175,10 +175,9 @@ class QuestionSampler:
     def __call__(self, item: Item, key: SampleKey) -> dict[str, Any]:
         """Return one sample; see `collate_questions`."""
         group: PictureGroup[VisualQuestion] = item.example
-        pixels, mask = sample_pixels(self.pixels, group.photos[0].image, item.size, filler=key.filler, blind=self.blind)
+        image = group.photos[0].image
         sample = {
-            "pixel_values": pixels,
-            "pixel_mask": mask,
+            "picture": sample_picture(self.pixels, image, item.size, filler=key.filler, blind=self.blind),
             "ids": self.processor.encode_batch([question.question for question in group.examples]),
             "rows": [IGNORE if key.filler else row for row in group.rows],
         }
@@ -194,7 +193,7 @@ class QuestionSampler:
 
 def collate_questions(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Join groups into a batch of B pictures and P questions; `labels` (P, A) where the samples carry them."""
-    batch = stack_pixels(samples)
+    batch = stack_pictures([sample["picture"] for sample in samples])
     batch["input_ids"], batch["attention_mask"] = pad_texts([ids for sample in samples for ids in sample["ids"]], 0)
     counts = torch.tensor([len(sample["ids"]) for sample in samples])
     batch["pair_image_index"] = torch.arange(len(samples)).repeat_interleave(counts)

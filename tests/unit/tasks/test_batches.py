@@ -15,7 +15,7 @@ from soho.data.images import ImageDecodeError
 from soho.data.schema import ImageRef
 from soho.processing import SohoImageProcessor
 from soho.tasks import PretrainingTask, Processes
-from soho.tasks.batches import GreyCollate, PixelReader, autocast, blank_pixels, inference, pad_texts, stack_pixels
+from soho.tasks.batches import GreyCollate, PixelReader, autocast, blank_picture, inference, pad_texts, stack_pictures
 from tests.tiny_recipes import tiny_recipe
 
 PROCESSOR = SohoImageProcessor(shorter_edge=64, longer_edge=128)
@@ -31,8 +31,8 @@ def test_texts_are_padded_to_the_longest() -> None:
 
 
 def test_equal_grey_pictures_stand_once_in_a_blind_batch() -> None:
-    def grey(height: int, visible: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        return blank_pixels(PROCESSOR, (64, height), visible=visible)
+    def grey(height: int, visible: bool = True) -> torch.Tensor:
+        return stack_pictures([blank_picture(PROCESSOR, (64, height), visible=visible)])["pixel_mask"][0]
 
     left = [grey(64), grey(96), grey(64), grey(64), grey(64, visible=False)]
     right = [grey(64), grey(64), grey(64), grey(96), grey(64, visible=False)]
@@ -40,7 +40,7 @@ def test_equal_grey_pictures_stand_once_in_a_blind_batch() -> None:
     def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = {"pair_image_index": torch.tensor([0, 0, 1, 2, 3, 4]), "labels": torch.arange(6)}
         for suffix, side in (("", left), ("_2", right)):
-            masks = torch.stack([mask[:64] if len(mask) == 64 else mask[:64] & False for _, mask in side])
+            masks = torch.stack([mask[:64] if len(mask) == 64 else mask[:64] & False for mask in side])
             batch |= {f"pixel_values{suffix}": torch.zeros(5, 3, 64, 64), f"pixel_mask{suffix}": masks}
         return batch
 
@@ -55,14 +55,17 @@ def test_equal_grey_pictures_stand_once_in_a_blind_batch() -> None:
 def test_a_picture_is_read_at_the_shape_of_its_declared_size(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (50, 50), (255, 0, 0)).save(path)  # 64 x 64 after resizing
-    pixels, mask = PixelReader(PROCESSOR)(ImageRef(str(path)), (50, 50))
+    batch = stack_pictures([PixelReader(PROCESSOR)(ImageRef(str(path)), (50, 50))])
+    pixels, mask = batch["pixel_values"][0], batch["pixel_mask"][0]
     assert pixels.shape == (3, 64, 64)
     assert mask.all()
     # ImageNet's mean and standard deviation: (1 - 0.485) / 0.229 and (0 - 0.456) / 0.224.
     torch.testing.assert_close(pixels[:2, 30, 30], torch.tensor([2.2489, -2.0357]), atol=1e-3, rtol=0)
-    pixels, mask = PixelReader(PROCESSOR)(ImageRef(str(path)), (100, 50))  # the annotation was wrong
-    assert pixels.shape == (3, 64, 128)
-    assert mask.sum() == 64 * 64
+    # The annotation was wrong.
+    batch = stack_pictures([PixelReader(PROCESSOR)(ImageRef(str(path)), (100, 50))])
+    assert batch["pixel_values"].shape == (1, 3, 64, 128)
+    assert batch["pixel_mask"].sum() == 64 * 64
+    assert batch["pixel_values"][..., 64:].eq(0).all()
 
 
 def test_a_picture_is_decoded_once_where_it_fits_into_memory(tmp_path: Path) -> None:
@@ -71,14 +74,18 @@ def test_a_picture_is_decoded_once_where_it_fits_into_memory(tmp_path: Path) -> 
     processor = SohoImageProcessor(shorter_edge=512, longer_edge=1024)
     first, second = ImageRef(str(tmp_path / "a.png")), ImageRef(str(tmp_path / "b.png"))
     reader = PixelReader(processor, megabytes=2)  # 1024 x 512 x 3 bytes are 1.5 MiB: one of them fits
-    before = [reader(ref, (1024, 512))[0] for ref in (first, second)]
+
+    def read(image: ImageRef, size: tuple[int, int] = (1024, 512)) -> torch.Tensor:
+        return stack_pictures([reader(image, size)])["pixel_values"]
+
+    before = [read(ref) for ref in (first, second)]
     for name in ("a.png", "b.png"):
         Image.new("RGB", (1024, 512), (1, 2, 3)).save(tmp_path / name)
-    after = [reader(ref, (1024, 512))[0] for ref in (first, second)]
+    after = [read(ref) for ref in (first, second)]
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
     # Another declared size is another tensor.
-    assert reader(first, (512, 1024))[0].shape == (3, 1024, 512)
+    assert read(first, (512, 1024)).shape == (1, 3, 1024, 512)
 
 
 def test_a_missing_picture(tmp_path: Path) -> None:
@@ -86,25 +93,31 @@ def test_a_missing_picture(tmp_path: Path) -> None:
         PixelReader(PROCESSOR)(ImageRef(str(tmp_path / "gone.png")), (50, 50))
 
 
-def test_blank_pixels() -> None:
-    pixels, mask = blank_pixels(PROCESSOR, (75, 50))  # resized to 96 x 64, padded to 128 x 64
-    assert pixels.shape == (3, 64, 128)
-    assert pixels.eq(0).all()
-    assert mask.shape == (64, 128)
-    assert not mask.any()
-    _, visible = blank_pixels(PROCESSOR, (75, 50), visible=True)
+def test_blank_pictures() -> None:
+    size = (75, 50)  # resized to 96 x 64, padded to 128 x 64
+    batch = stack_pictures([blank_picture(PROCESSOR, size, visible=visible) for visible in (False, True)])
+    assert batch["pixel_values"].shape == (2, 3, 64, 128)
+    assert batch["pixel_values"].eq(0).all()
+    filler, visible = batch["pixel_mask"]
+    assert not filler.any()
     assert visible[:, :96].all()
     assert not visible[:, 96:].any()
 
 
-def test_pictures_are_stacked() -> None:
-    samples = []
-    for value in (1.0, 2.0):
-        samples.append({"pixel_values": torch.full((3, 2, 2), value), "pixel_mask": torch.tensor([[True, False]] * 2)})
-    batch = stack_pixels(samples)
-    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 2.0]
-    assert batch["pixel_mask"].shape == (2, 2, 2)
-    assert batch["pixel_mask"].dtype == torch.bool
+def test_pictures_are_normalised_as_the_processor_does_it(tmp_path: Path) -> None:
+    """To the last bit, whatever the picture's row in the batch and its place in memory."""
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path, size in zip(paths, ((75, 50), (72, 50))):
+        Image.effect_noise(size, 80).convert("RGB").resize(size).save(path)
+    reader = PixelReader(PROCESSOR)
+    batch = stack_pictures([reader(ImageRef(str(path)), (75, 50)) for path in paths])
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["pixel_values"].dtype == torch.float32
+    for path, values, mask in zip(paths, batch["pixel_values"], batch["pixel_mask"]):
+        with Image.open(path) as picture:
+            expected = PROCESSOR(picture.convert("RGB"), canvas=(128, 64))
+        assert torch.equal(values, expected["pixel_values"][0])
+        assert torch.equal(mask, expected["pixel_mask"][0])
 
 
 @pytest.mark.parametrize(

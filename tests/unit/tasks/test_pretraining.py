@@ -13,6 +13,7 @@ import torch
 from soho.data.dataset import SampleKey
 from soho.errors import SohoError
 from soho.tasks import PretrainingTask, Processes
+from soho.tasks.batches import Picture, stack_pictures
 from soho.training.recipe import load_recipe
 from tests.tiny_recipes import REGIONS, captions, tiny_recipe, tiny_values, write_recipe
 from tests.unit.tasks.numbered import FIRST_REGION, Numbers, numbered_task, write_numbered
@@ -34,6 +35,8 @@ def assert_same(left: Any, right: Any) -> None:
     for name, value in left.items():
         if isinstance(value, list) and len(value) and isinstance(value[0], np.ndarray):
             assert all(np.array_equal(a, b) for a, b in zip(value, right[name], strict=True)), name
+        elif isinstance(value, Picture):
+            assert_same(stack_pictures([value]), stack_pictures([right[name]]))
         elif isinstance(value, (torch.Tensor, np.ndarray)):
             assert np.array_equal(np.asarray(value), np.asarray(right[name])), name
         else:

@@ -15,7 +15,9 @@ from soho.data.images import decode
 from soho.errors import SohoError
 from soho.evaluation.recompute import read_scores, recompute
 from soho.models import SohoForImageTextRetrieval
+from soho.processing import SohoImageProcessor
 from soho.tasks import Processes, RetrievalTask
+from soho.tasks.batches import blank_picture
 from soho.tasks.retrieval import collate_grid
 from tests.tiny_recipes import tiny_recipe
 from tests.unit.tasks.numbered import Numbers, numbered_task, write_numbered
@@ -35,8 +37,8 @@ def model(task: RetrievalTask) -> SohoForImageTextRetrieval:
 
 
 def sample(photo_key: str, ids: list[int], filler: bool = False) -> dict[str, Any]:
-    pixels, mask = torch.ones(3, 64, 64), torch.ones(64, 64, dtype=torch.bool)
-    return {"pixel_values": pixels, "pixel_mask": mask, "ids": ids, "photo_key": photo_key, "filler": filler}
+    picture = blank_picture(SohoImageProcessor(shorter_edge=64, longer_edge=64), (64, 64), visible=not filler)
+    return {"picture": picture, "ids": ids, "photo_key": photo_key, "filler": filler}
 
 
 def test_a_batch_is_a_grid_of_pairs_with_the_aligned_ones_on_the_diagonal() -> None:
