@@ -192,7 +192,8 @@ class FeatureMemory:
 
     def recall(self, pixel_values: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the (B, C', h, w) maps of (B, 3, H, W) pictures, computing those that are not known."""
-        rows = pixel_values.detach().cpu().contiguous().numpy()
+        # As batches lie in memory: colours last.
+        rows = pixel_values.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy()
         keys = [hashlib.blake2b(row.tobytes() + str(row.shape).encode(), digest_size=16).digest() for row in rows]
         unknown = [place for place, key in enumerate(keys) if key not in self._maps]
         fresh: dict[int, Tensor] = {}
