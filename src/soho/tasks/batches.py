@@ -137,12 +137,12 @@ class GreyCollate:
 def pad_texts(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> tuple[Tensor, Tensor]:
     """Pad rows of ids to the longest; returns (T, L) int64 and the 0/1 attention mask (T, L)."""
     length = max(len(row) for row in rows)
-    padded = torch.full((len(rows), length), value, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    padded = np.full((len(rows), length), value, dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=np.int64)
     for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.as_tensor(np.asarray(row))
+        padded[number, : len(row)] = row
         mask[number, : len(row)] = 1
-    return padded, mask
+    return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
