@@ -81,8 +81,8 @@ class SohoConfig(PretrainedConfig):
         itm_weight: weight of the ITM loss.
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
         itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion), "fusion"
-            (both after the Transformer has read each alone) or "dual_encoder" (the text after the Transformer has
-            read it alone, and of the picture its summary token alone; needs `visual_summary`).
+            (both after the fusing layers have read each alone) or "dual_encoder" (the text as it leaves the layers
+            before `fusion_start`, and of the picture its summary token alone; needs `visual_summary`).
         match_adds_contrast: retrieval: the match score is the contrastive similarity plus what fusion finds; False =
             fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through

@@ -7,7 +7,6 @@ features are aligned within minutes and hand the encoder and the word embeddings
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +15,18 @@ from torch.nn import functional as F
 from soho.models.configuration_soho import SohoConfig
 from soho.models.losses import SumAndCount
 
-Side = Literal["image", "text"]
 
-
-def reads_alone(config: SohoConfig, side: Side) -> bool:
-    """Say whether the Transformer reads this side alone before the head averages it (`config.itc_pooling`)."""
-    return config.itc_pooling == "fusion" or (config.itc_pooling == "dual_encoder" and side == "text")
+def reads_alone(config: SohoConfig) -> bool:
+    """Say whether the fusing layers read each side alone before the head averages it (`config.itc_pooling`)."""
+    return config.itc_pooling == "fusion"
 
 
 class ContrastHead(nn.Module):
     """Maps pooled visual and pooled text states to one sphere; `SohoModel.contrastive_states` says which states.
 
-    As a dual encoder it takes the picture's summary token, and both maps start as the identity: the text's side then
-    begins as the sentence encoder that the Transformer was initialised from, and the summary learns to meet it.
+    As a dual encoder it takes the picture's summary token and the text as it leaves the layers before fusion, and both
+    maps start as the identity: with all of a sentence encoder's layers before fusion the text's side begins as that
+    encoder, and the summary learns to meet it.
     """
 
     def __init__(self, config: SohoConfig) -> None:

@@ -156,6 +156,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_text(model: SohoPreTrainedModel, name: str) -> LoadReport:
     """Copy a BERT's embeddings, first layers and, where both sides have one, MLM head into a model.
 
+    A model may have more layers than the BERT if the picture joins behind all of the BERT's (`fusion_start`): the
+    layers from there on start as copies of the BERT's last ones.
+
     Args:
         model: any SOHO model whose sizes fit (see `text_config_fields`).
         name: local folder, hub id or `package:NAME/folder`.
@@ -175,13 +178,24 @@ def load_text(model: SohoPreTrainedModel, name: str) -> LoadReport:
     wanted: dict[str, str] = {}
     for theirs, ours in BERT_EMBEDDINGS.items():
         wanted |= _parameters(trunk.embeddings, ours, f"embeddings.{theirs}", f"embeddings.{ours}")
+    depth, report = bert.config.num_hidden_layers, LoadReport()
+    extra = max(0, config.num_hidden_layers - depth) if config.fusion_start >= depth else 0
+    if extra > depth:
+        raise SohoError(
+            f"num_hidden_layers={config.num_hidden_layers}, but {name!r} has {depth} layers, of which {depth} more at "
+            "most can be made"
+        )
     for number, layer in enumerate(trunk.fusion.layers):
+        origin = number - extra if extra and number >= depth else number
         for theirs, ours in BERT_LAYER.items():
-            there, here = f"encoder.layer.{number}.{theirs}", f"fusion.layers.{number}.{ours}"
+            there, here = f"encoder.layer.{origin}.{theirs}", f"fusion.layers.{number}.{ours}"
             wanted |= _parameters(layer, ours, there, here)
     _none_left("is missing from", name, set(wanted.values()) - set(source), ())
-    report = LoadReport()
-    report.loaded["text embedding and fusion layers"] = (name, len(wanted))
+    copies = sum(int(here.split(".")[2]) >= depth for here in wanted if here.startswith("fusion.layers."))
+    report.loaded["text embedding and fusion layers"] = (name, len(wanted) - copies)
+    if copies:
+        again = f"{name}, layers {depth - extra} to {depth - 1} once more"
+        report.loaded[f"fusion layers {depth} to {depth + extra - 1}"] = (again, copies)
     _copy(trunk, {here: source[there] for here, there in wanted.items()}, name)
     head = getattr(model, "mlm_head", None)
     if head is not None and has_head:
@@ -191,7 +205,7 @@ def load_text(model: SohoPreTrainedModel, name: str) -> LoadReport:
     elif head is not None:
         report.initialised["mlm_head"] = f"{name} has no masked-language head"
     unused = bert.config.num_hidden_layers - config.num_hidden_layers
-    if unused:
+    if unused > 0:
         report.left_over[f"layers {config.num_hidden_layers}..{bert.config.num_hidden_layers - 1}"] = (
             f"the first {config.num_hidden_layers} layers of {name} were asked for"
         )

@@ -173,9 +173,9 @@ class SohoForPreTraining(SohoPreTrainedModel):
             own_image = pairs if rows is None else rows[pairs]
             placed = self.soho.place(image.features, image.position)  # what the dictionary has not touched
             similarities = self.contrast_head(
-                self.soho.contrastive_states(placed, image.mask, "image"),
+                self.soho.contrastive_states(placed, image.mask),
                 image.mask,
-                self.soho.contrastive_states(text[own_text], text_mask[own_text], "text"),
+                self.soho.contrastive_states(text[own_text], text_mask[own_text]),
                 text_mask[own_text],
             )
             same_photo = None if photos is None else photos.unsqueeze(1) == photos[own_image].unsqueeze(0)

@@ -115,7 +115,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self.contrast.image_vectors(self.soho.contrastive_states(visual, visual_mask, "image"), visual_mask)
+        return self.contrast.image_vectors(self.soho.contrastive_states(visual, visual_mask), visual_mask)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the contrastive unit vectors (T, C) of embedded texts (T, L, C).
@@ -123,7 +123,7 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         Raises:
             SohoError: the model was trained without the contrastive objective.
         """
-        return self.contrast.text_vectors(self.soho.contrastive_states(text, text_mask, "text"), text_mask)
+        return self.contrast.text_vectors(self.soho.contrastive_states(text, text_mask), text_mask)
 
     @property
     def contrast(self) -> ContrastHead:

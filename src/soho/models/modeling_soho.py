@@ -22,7 +22,7 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, wiring_of
-from soho.models.contrast import ContrastHead, ContrastShare, Side, reads_alone
+from soho.models.contrast import ContrastHead, ContrastShare, reads_alone
 from soho.models.fusion import FusionTransformer, TextEmbedding, not_empty
 from soho.models.heads import mlp_head
 from soho.models.outputs import SohoModelOutput
@@ -284,18 +284,17 @@ class SohoModel(SohoPreTrainedModel):
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
         return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
 
-    def contrastive_states(self, tokens: Tensor, mask: Tensor, side: Side) -> Tensor:
+    def contrastive_states(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the states of one side that the optional contrastive head averages (`config.itc_pooling`).
 
         Args:
             tokens: (B, S, C) what fusion reads of a picture (see `place`) or of a text (see `encode_text`).
             mask: (B, S) bool or 0/1.
-            side: "image" or "text", whose tokens these are.
 
         Returns:
-            (B, S, C): the tokens themselves, or what the Transformer makes of them without the other side.
+            (B, S, C): the tokens themselves, or what the fusing layers make of them without the other side.
         """
-        if not reads_alone(self.config, side):
+        if not reads_alone(self.config):
             return tokens
         return self.fusion(tokens, not_empty(mask.bool()))[0]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from soho.models.contrast import Side, reads_alone
+from soho.models.contrast import reads_alone
 from soho.models.fusion import FusionLayer, FusionTransformer
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 
@@ -99,9 +99,7 @@ class GridScorer(nn.Module):
         """
         head = self.model.contrast
         with torch.autocast(visual.device.type, enabled=False):
-            return head.image_vectors(
-                self._alone(visual, visual_mask, "image").to(head.image.weight.dtype), visual_mask
-            )
+            return head.image_vectors(self._alone(visual, visual_mask).to(head.image.weight.dtype), visual_mask)
 
     def text_vectors(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """Return the contrastive unit vectors (b, C) of embedded texts (b, L, C).
@@ -111,11 +109,11 @@ class GridScorer(nn.Module):
         """
         head = self.model.contrast
         with torch.autocast(text.device.type, enabled=False):
-            return head.text_vectors(self._alone(text, text_mask, "text").to(head.text.weight.dtype), text_mask)
+            return head.text_vectors(self._alone(text, text_mask).to(head.text.weight.dtype), text_mask)
 
-    def _alone(self, tokens: Tensor, mask: Tensor, side: Side) -> Tensor:
+    def _alone(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return what the contrastive head averages of one side; see `SohoModel.contrastive_states`."""
-        if not reads_alone(self.model.config, side):
+        if not reads_alone(self.model.config):
             return tokens
         states, _, _ = self.fusion(tokens.to(self.dtype), mask)
         return states

@@ -105,7 +105,7 @@ def test_the_dual_encoder_needs_a_summary():
         tiny_config(itc_pooling="dual_encoder")
 
 
-def test_the_dual_encoder_reads_the_text_alone_with_all_layers_and_no_layer_reads_the_picture_alone():
+def test_the_dual_encoder_compares_what_goes_into_fusion():
     config = tiny.tiny_config(
         itc_weight=1.0, itc_pooling="dual_encoder", visual_summary=True, num_hidden_layers=2, fusion_start=1
     )
@@ -114,9 +114,10 @@ def test_the_dual_encoder_reads_the_text_alone_with_all_layers_and_no_layer_read
     text, mask = model.text_tokens(batch["input_ids"], batch["attention_mask"])
     visual, cells = model.image_tokens(batch["pixel_values"], batch["pixel_mask"])
     with torch.no_grad():
-        assert model.soho.contrastive_states(visual, cells, "image") is visual
-        states = model.soho.fusion.layers[1](text, mask)[0]
-        torch.testing.assert_close(model.soho.contrastive_states(text, mask, "text"), states)
+        assert model.soho.contrastive_states(visual, cells) is visual
+        assert model.soho.contrastive_states(text, mask) is text
+        embedded = model.soho.embeddings(batch["input_ids"])
+        torch.testing.assert_close(text, model.soho.fusion.layers[0](embedded, mask.bool())[0])
 
 
 def test_off_means_no_head_and_on_adds_a_part_with_a_known_count():

@@ -96,6 +96,37 @@ def test_layers_before_the_picture_read_the_text_alone(bert: BertForMaskedLM, be
     assert (output.last_hidden_state[:, 0] - theirs[3][:, 0]).abs().max() > 0.01
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("extra", [1, 2])
+def test_layers_behind_all_of_berts_start_as_copies_of_its_last_ones(
+    bert: BertForMaskedLM, bert_folder: Path, extra: int
+) -> None:
+    fields = {**text_config_fields(str(bert_folder)), "num_hidden_layers": 3 + extra}
+    model = SohoForPreTraining(tiny_config(**fields, fusion_start=3)).eval()
+    report = load_text(model, str(bert_folder))
+    texts = picture_batch(3, 64, 64)
+    ids, attention = texts["input_ids"], texts["attention_mask"]
+    used = attention.bool()
+    theirs = bert.bert(ids, attention).last_hidden_state
+    torch.testing.assert_close(model.soho.encode_text(ids, attention)[used], theirs[used], atol=1e-5, rtol=0)
+    for number in range(extra):
+        left, right = (model.soho.fusion.layers[place].state_dict() for place in (3 - extra + number, 3 + number))
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    assert report.loaded["text embedding and fusion layers"] == (str(bert_folder), 5 + 16 * 3)
+    ((source, count),) = (value for part, value in report.loaded.items() if part == f"fusion layers 3 to {2 + extra}")
+    assert (source, count) == (f"{bert_folder}, layers {3 - extra} to 2 once more", 16 * extra)
+    assert not report.left_over
+
+
+def test_more_layers_than_berts_need_the_picture_behind_them(bert_folder: Path) -> None:
+    fields = {**text_config_fields(str(bert_folder)), "num_hidden_layers": 4}
+    with pytest.raises(SohoError, match=r"encoder\.layer\.3\..* is missing from"):
+        load_text(SohoForPreTraining(tiny_config(**fields, fusion_start=2)), str(bert_folder))
+    fields["num_hidden_layers"] = 7
+    with pytest.raises(SohoError, match=r"num_hidden_layers=7, but .* has 3 layers, of which 3 more at most"):
+        load_text(SohoForPreTraining(tiny_config(**fields, fusion_start=3)), str(bert_folder))
+
+
 @pytest.mark.parametrize("start", [-1, 3, 1.5])
 def test_at_least_one_layer_reads_both(start: float) -> None:
     with pytest.raises(SohoError, match=f"fusion_start={start} must be a whole number"):
