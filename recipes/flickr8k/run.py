@@ -38,7 +38,6 @@ OWN_TEXT = [
     "model.text=null",
     "model.vocabulary_size=6000",
     "model.config.hidden_size=384",
-    "model.config.num_hidden_layers=6",
     "model.config.num_attention_heads=12",
     "model.config.intermediate_size=1536",
     "model.config.initializer_range=0.03",
