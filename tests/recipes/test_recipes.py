@@ -154,6 +154,25 @@ def test_flickr8k(tmp_path: Path) -> None:
 
 
 @pytest.mark.recipe
+@pytest.mark.parametrize("name", ["soho", "no_pretraining", "no_dictionary", "own_text"])
+def test_the_flickr8k_script(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = shared_data("flickr8k")
+    need_starts()
+    monkeypatch.chdir(ROOT)
+    script = load_script("flickr8k/run.py")
+    few = (*limits("train", 12), *limits("validation", 4))
+    smoke = ["training.batch_size=2", "training.epochs=1", "training.max_steps=2", *EVALUATION, *SETTINGS, *few, *SMALL]
+    result = script.run(name, root, tmp_path, smoke)
+    assert ("zero_shot" in result) == (name != "no_pretraining")
+    assert ("dictionary" in result) == ("pretrain" in result["seconds"])
+    assert (result["small"]["images"], result["small"]["texts"]) == (4, 20)
+    rows = script.table({"soho": result} if name != "soho" else {"soho": result, "full": {"figures": result["small"]}})
+    assert rows.count("\n| chance, ") == 1 + (name == "soho")
+    if name == "soho":
+        assert script.full(root, tmp_path, smoke)["figures"]["texts"] == 20
+
+
+@pytest.mark.recipe
 def test_flickr8k_for_visual_entailment(tmp_path: Path) -> None:
     root, table = shared_data("flickr8k"), shared_data("snli_ve/flickr8k_in_flickr30k.tsv")
     need_starts()
