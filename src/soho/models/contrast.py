@@ -75,10 +75,10 @@ class ContrastHead(nn.Module):
 
 
 class ContrastShare(nn.Module):
-    """Adds the contrastive similarity to the log-odds of a match, so that fusion learns only what it leaves open.
+    """Adds the contrastive similarity to the log-odds of a match that fusion finds.
 
-    The similarity comes without gradient: its own loss trains it. It is measured from a learned point, where it says
-    nothing for or against a match.
+    Both come without gradient: each has a loss of its own. Learned are the similarity's weight and the point where it
+    says nothing for or against a match.
     """
 
     def __init__(self) -> None:

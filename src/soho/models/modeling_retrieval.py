@@ -37,6 +37,8 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
         if self.config.match_hard_negatives:
             table = _table(labels, batch)
             counts["match"] = hard_pair_count(table, self.config.match_hard_negatives)
+        if self.match_contrast is not None:
+            counts["share"] = counts["match"]
         return counts
 
     def forward(
@@ -97,15 +99,20 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
             cls_only=True,
             **{name: bool(kwargs.get(name)) for name in ("output_attentions", "output_hidden_states")},
         )
-        logits = self.match_head(hidden[:, 0]).float()
+        logits = fused = self.match_head(hidden[:, 0]).float()
         if self.match_contrast is not None and similarities is not None:
             pairs = torch.arange(len(logits), device=logits.device)
             rows, texts = (pairs if index is None else index for index in (rows, texts))
-            logits = self.match_contrast(logits, similarities[rows, texts])
+            # Fusion gets its gradient from its own loss. Beside a similarity that soon knows the training pairs by
+            # heart nothing would be left for it to learn.
+            logits = self.match_contrast(fused.detach(), similarities[rows, texts])
         output = SohoTaskOutput(logits=logits, hidden_states=states, attentions=attentions)
         if labels is None:
             return output
-        parts["match"] = classification_loss(logits, labels)
+        parts["match"] = classification_loss(fused, labels)
+        if logits is not fused:
+            parts["share"] = classification_loss(logits, labels)
+            metrics["fused_accuracy"] = accuracy(fused, labels)
         metrics["accuracy"] = accuracy(logits, labels)
         return with_loss(output, parts, metrics, loss_denominators, {"itc": self.config.itc_weight})
 

@@ -75,6 +75,33 @@ def test_the_loss_of_a_grid_counts_the_chosen_pairs(pooling: str) -> None:
     assert model.eval()(**inputs).logits.shape == (9, 2)
 
 
+def test_fusion_is_trained_by_itself_and_the_similarity_only_added() -> None:
+    fields = {"itc_weight": 1.0, "match_hard_negatives": 1, "visual_input": "features"}
+    batch = picture_batch(3)
+    inputs = {key: batch[key] for key in ("pixel_values", "pixel_mask", "input_ids", "attention_mask")}
+    inputs |= {"pair_image_index": torch.arange(3).repeat_interleave(3), "pair_text_index": torch.arange(3).repeat(3)}
+    inputs["labels"] = torch.eye(3, dtype=torch.long).flatten()
+    plain = SohoForImageTextRetrieval(tiny_config(**fields)).eval()
+    added = SohoForImageTextRetrieval(tiny_config(**fields, match_adds_contrast=True)).eval()
+    added.load_state_dict(plain.state_dict(), strict=False)
+    outputs = [model(**inputs) for model in (plain, added)]
+    for output in outputs:
+        output.loss.backward()
+    assert added.loss_counts(inputs) == {"match": 9.0, "share": 9.0, "itc": 3.0}
+    torch.testing.assert_close(outputs[1].loss_parts["match"], outputs[0].loss_parts["match"])
+    assert outputs[1].metrics["fused_accuracy"] == outputs[0].metrics["accuracy"]
+    # Whatever both have gets the same gradient; the share gets the one that is new.
+    own = dict(added.named_parameters())
+    for name, parameter in plain.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(own.pop(name).grad, parameter.grad)
+    assert own["match_contrast.weight"].grad.abs() > 0
+    assert own["match_contrast.neutral"].grad.abs() > 0
+    difference = outputs[1].logits - outputs[0].logits
+    assert difference[:, 0].abs().max() == 0
+    assert difference[:, 1].std() > 0
+
+
 def test_hard_negatives_need_the_contrastive_head() -> None:
     with pytest.raises(SohoError, match="match_hard_negatives=1 needs itc_weight above 0"):
         tiny_config(match_hard_negatives=1)
