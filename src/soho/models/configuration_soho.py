@@ -64,8 +64,9 @@ class SohoConfig(PretrainedConfig):
         backbone_factory_args: keyword arguments of that function.
         visual_feature_norm: "layer" gives every visual feature zero mean and unit variance over its channels before
             the dictionary, "none" is the literal paper; see docs/deviations.md.
-        visual_summary: True puts one more visual token before the cells: the CNN's last feature map, pooled by a
-            learned attention and projected; it has no position, no code and is never masked. False = the paper.
+        visual_summary: True puts one more visual token before the cells: the mean of the projected cells before
+            max-pooling and normalisation, weighted by a learned attention over the CNN's last feature map; it has no
+            position, no code and is never masked. False = the paper.
         use_dictionary: False removes the visual dictionary and MVM (the baseline of Table 7).
         dictionary_size: K, number of codes (section 4.3: 2048 is best).
         dictionary_momentum: gamma of Eq. 4.

@@ -146,9 +146,9 @@ class VisualEncoder(nn.Module):
         # A cell of the CNN's grid is valid where it covers any pixel of the picture. Padding cells are kept out of
         # the pooling, so that the result is that of pooling the picture alone.
         cells = F.adaptive_max_pool2d(pixel_mask.float().unsqueeze(1), maps.shape[-2:]) > 0  # (B, 1, h, w)
-        summary = None if self.summary is None else self.summary(maps, cells)
-        maps = self.projection(maps)  # (B, C, h, w)
-        maps = F.max_pool2d(maps.masked_fill(~cells, float("-inf")), 2, ceil_mode=True)
+        projected = self.projection(maps)  # (B, C, h, w)
+        summary = None if self.summary is None else self.summary(maps, projected, cells)
+        maps = F.max_pool2d(projected.masked_fill(~cells, float("-inf")), 2, ceil_mode=True)
         mask = F.max_pool2d(cells.float(), 2, ceil_mode=True) > 0  # (B, 1, rows, columns)
         maps = maps.masked_fill(~mask, 0.0)
         grid = (maps.shape[-2], maps.shape[-1])
@@ -161,19 +161,30 @@ class VisualEncoder(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """The CNN's feature map as one vector: the mean of its cells weighted by a learned attention, then projected."""
+    """The picture as one vector: the mean of its projected cells, weighted by what attention reads in the CNN's map.
+
+    Cells and summary share the projection, so a loss on the summary brings every cell where it brings their mean.
+    """
 
     def __init__(self, channels: int, config: SohoConfig) -> None:
         super().__init__()
         self.attention = nn.Linear(channels, 1)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.output = nn.Linear(channels, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, maps: Tensor, cells: Tensor) -> Tensor:
-        """Pool (B, C', h, w) maps over their valid cells (B, 1, h, w); returns (B, C)."""
-        states = self.dropout(maps.flatten(2).transpose(1, 2))  # (B, h * w, C')
-        weights = self.attention(states).squeeze(-1).masked_fill(~cells.flatten(1), -1e4).softmax(dim=1)
-        return self.output((weights.unsqueeze(1).to(states.dtype) @ states).squeeze(1))
+    def forward(self, maps: Tensor, projected: Tensor, cells: Tensor) -> Tensor:
+        """Pool projected maps (B, C, h, w) over their valid cells.
+
+        Args:
+            maps: (B, C', h, w) of the CNN.
+            projected: (B, C, h, w).
+            cells: (B, 1, h, w) bool, True on picture.
+
+        Returns:
+            (B, C).
+        """
+        scores = self.attention(maps.flatten(2).transpose(1, 2)).squeeze(-1)
+        weights = self.dropout(scores.masked_fill(~cells.flatten(1), -1e4).softmax(dim=1))  # (B, h * w)
+        return (projected.flatten(2) @ weights.to(projected.dtype).unsqueeze(-1)).squeeze(-1)
 
 
 class FeatureMemory:

@@ -177,8 +177,9 @@ def test_the_summary_weighs_the_cells_of_the_picture_alone() -> None:
     assert encoder.summary is not None
     with torch.no_grad():
         encoder.summary.attention.weight.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
-        encoder.summary.output.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 0, 0]]))
-        encoder.summary.output.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 7.0]))
+        table = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 0, 0]])
+        encoder.projection.weight.copy_(table[..., None, None])
+        encoder.projection.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 7.0]))
     three = math.log(3.0)
     pixels = blocks([[[0.0, three], [9.0, 9.0]], [[4.0, 8.0], [9.0, 9.0]], [[0.0, 0.0], [9.0, 9.0]]])
     mask = everywhere(pixels)
