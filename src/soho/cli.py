@@ -257,7 +257,9 @@ def submit_vqa(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the world, the weights and all draws.")] = 0,
-    serial: Annotated[bool, typer.Option("--serial", help="One run after the other, not two at once.")] = False,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="One fine-tuning run after the other, not two at once.")
+    ] = False,
 ) -> None:
     """Run the whole road on the embedded world and write one HTML page; what `make demo` runs.
 
@@ -270,7 +272,7 @@ def demo(
 
     console = Console()
     result = run_demo(out, seed, serial=serial)
-    console.rule("[bold]3/3  the page")
+    console.rule("[bold]4/4  the page")
     page = write_demo_report(result, seed)
     console.print(for_terminal(overview(result)))
     console.print(f"report: {page}")

@@ -20,6 +20,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, ResNetConfig, ResNetForImageClassification
 
 from soho.conversion import convert_released
+from soho.errors import SohoError
 from soho.models import (
     SohoForImageTextRetrieval,
     SohoForPreTraining,
@@ -219,15 +220,31 @@ def test_runs_of_seeds_differ_in_what_they_say(tmp_path: Path) -> None:
     assert len({one.output for one in (pretrained, alone, blind)}) == 3
 
 
+def test_the_command_in_the_docstring_of_seeds_is_understood() -> None:
+    seeds = load_script("seeds.py")
+    command = seeds.__doc__.split("python recipes/seeds.py")[1].split("\n\n")[0].replace("\\", " ")
+    arguments = seeds.parse(command.split())
+    assert arguments.recipe == Path("recipes/daquar/vqa.yaml")
+    assert arguments.origin == Path("recipes/flickr8k/pretrain.yaml")
+    assert (arguments.seeds, arguments.runs) == ([0, 1, 2], list(seeds.RUNS))
+    assert arguments.changes == ["data.root=/path/to/daquar"]
+    assert seeds.parse(["r.yaml", "a=b", "--out", "o", "--runs", "text_only", "c=d"]).changes == ["a=b", "c=d"]
+    with pytest.raises(SohoError, match="no_pretraining needs --from"):
+        seeds.parse(["r.yaml", "--out", "o"])
+    with pytest.raises(SystemExit):
+        seeds.parse(["r.yaml", "--out", "o", "--runs", "blind"])
+
+
 def test_table_of_seeds() -> None:
     seeds = load_script("seeds.py")
-    figures = [{"accuracy": 0.4, "majority": 0.2, "examples": 9}, {"accuracy": 0.5, "majority": 0.2, "examples": 9}]
+    figures = [{"accuracy": value, "majority": 0.2, "examples": 9, "sentences": 3} for value in (0.4, 0.5)]
     rows = seeds.table({run: [{"figures": one} for one in figures] for run in ("pretrained", "text_only")})
     assert rows.splitlines()[2:] == [
         "| pretrained | accuracy | 45.0 | 7.1 | 40.0 50.0 |",
         "| text_only | accuracy | 45.0 | 7.1 | 40.0 50.0 |",
         "|  | majority | 20.0 | 0.0 | 20.0 20.0 |",
     ]
+    assert seeds.table({"text_only": [{"figures": {"accuracy": 0.4}}]}).endswith("accuracy | 40.0 |  | 40.0 |\n")
 
 
 @pytest.mark.recipe
@@ -243,6 +260,9 @@ def test_daquar(tmp_path: Path) -> None:
     assert {"accuracy", "majority", "answer_type/single"} <= set(result["figures"])
     assert result["steps"] == 2
     assert seeds.measure(settings) == result  # kept, not done again
+    settings.training.clip_norm = 3.0
+    with pytest.raises(SohoError, match="was measured with other settings"):
+        seeds.measure(settings)
     start = f"model.start={settings.output / 'model'}"
     assert_trains(recipe("daquar/vqa.yaml", place, start, f"output={tmp_path / 'again'}", *few, *SMALL))
 

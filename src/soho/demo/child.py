@@ -1,4 +1,4 @@
-"""One run of the demonstration as a process of its own: `python -m soho.demo.child STAGE`."""
+"""One fine-tuning run of the demonstration as a process of its own: `python -m soho.demo.child STAGE`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(text: str) -> int:
     stage = Stage.from_json(text)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        left = asdict(run_stage(stage_recipe(stage), stage.split))
+        left = asdict(run_stage(stage_recipe(stage), "test"))
     except SohoError as error:
         left = {"error": str(error)}
     write_text_atomically(stage.folder / RESULT_FILE, json.dumps(left) + "\n")

@@ -38,25 +38,13 @@ _STEP = re.compile(r"step (\d+)/(\d+) ")
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of the demonstration.
-
-    Attributes:
-        run: its name and that of its folder.
-        file: the recipe.
-        changes: of the recipe.
-        out: the demonstration's folder.
-        seed: the demonstration's seed.
-        split: what it is measured on.
-        needs: the run whose model it starts from, None where it starts from nothing.
-    """
+    """A fine-tuning run: recipe file, its changes, the demonstration's folder and seed."""
 
     run: str
     file: str
     changes: Sequence[str]
     out: Path
     seed: int
-    split: str = "test"
-    needs: str | None = None
 
     def to_json(self) -> str:
         """Return the stage as one line for a command line."""
@@ -90,8 +78,7 @@ def run_side_by_side(
     """Run stages in child processes, `AT_ONCE` at a time.
 
     Args:
-        stages: in the order of their start; one that needs another of them lets those behind it go first until the
-            other has its result.
+        stages: in the order of their start.
         threads: of the arithmetic of each child.
         keep: called in this process with every run and its result, as it ends.
         console: gets one line when a stage starts and one when it ends.
@@ -104,11 +91,10 @@ def run_side_by_side(
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     try:
         with Progress(*columns, console=console) as bars:
-            whole = bars.add_task("runs", total=len(stages), note="")
+            whole = bars.add_task("fine-tuning runs", total=len(stages), note="")
             while waiting or running:
-                while len(running) < AT_ONCE and (ready := _next(waiting, running)) is not None:
-                    waiting.remove(ready)
-                    child = _start(ready, threads, bars)
+                while waiting and len(running) < AT_ONCE:
+                    child = _start(waiting.pop(0), threads, bars)
                     running.append(child)
                     note = f"{child.stage.run}: started, prints into {child.log.name}"
                     console.print(note, highlight=False, soft_wrap=True)
@@ -132,12 +118,6 @@ def run_side_by_side(
                     raise failures[0]
     finally:
         _stop(running)
-
-
-def _next(waiting: Sequence[Stage], running: Sequence[_Child]) -> Stage | None:
-    """Return the first stage that needs nothing which is still to come, None where all have to wait."""
-    to_come = {stage.run for stage in waiting} | {child.stage.run for child in running}
-    return next((stage for stage in waiting if stage.needs not in to_come), None)
 
 
 def _position(log: Path, before: int = 0) -> dict[str, Any]:

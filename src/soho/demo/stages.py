@@ -22,7 +22,6 @@ from soho.training.recipe import Recipe, load_recipe
 from soho.training.run_info import RECIPE_NAME
 
 RECIPES = Path("recipes/demo")
-PRETRAIN = "pretrain"
 # Without pre-training everything starts at random, and there the rates of pre-training are the better ones; a rival is
 # given what suits it.
 FROM_NOTHING = [
@@ -34,8 +33,7 @@ FROM_NOTHING = [
 # The blind model sees grey pictures but is trained the same way.
 BLIND = ["data.image_blind=true"]
 
-# Fine-tuning run -> recipe file and what differs from it. Long ones come first, so that two processes end at about the
-# same time.
+# Run -> recipe file and what differs from it. Long ones come first, so that two processes end at about the same time.
 # Retrieval has no model without pictures: it has nothing to tell them apart.
 RUNS: dict[str, tuple[str, list[str]]] = {
     "vqa": ("vqa.yaml", []),
@@ -86,8 +84,8 @@ def run_demo(
 ) -> DemoResult:
     """Run every stage; a stage that is finished is not done again.
 
-    Where there are two cores, two runs go on side by side with half of the cores each: a small model on two threads is
-    far from twice as fast as on one. Those that start from nothing need not wait for pre-training.
+    The fine-tuning runs need nothing of each other. Where there are two cores, two of them run side by side with half
+    of the cores each: a small model on two threads is far from twice as fast as on one.
 
     Args:
         out: folder of the demonstration.
@@ -118,7 +116,7 @@ def run_demo(
         result.wall_seconds = before + time.perf_counter() - begin
         result.save()
 
-    console.rule("[bold]1/3  drawing the embedded world")
+    console.rule("[bold]1/4  drawing the embedded world")
     world = out / "world"
     if not _is_drawn(world, seed):
         sizes = [int(value) for value in changes.get("world", ["4000", "300", "500"])]
@@ -126,28 +124,31 @@ def run_demo(
         console.print("\n".join(summary.lines()), highlight=False)
         result.seconds["world"] = time.perf_counter() - begin
 
-    console.rule(f"[bold]2/3  pre-training (MLM + MVM + ITM), fine-tuning, measuring: {1 + len(RUNS)} runs")
+    console.rule("[bold]2/4  pre-training: MLM + MVM + ITM")
+    recipe = demo_recipe("pretrain.yaml", "pretrain", out, seed, changes.get("pretrain", []))
+    if not _is_done(result, "pretrain", recipe):
+        keep("pretrain", run_stage(recipe, "validation"))
+
+    console.rule(f"[bold]3/4  fine-tuning and measuring: {len(RUNS)} runs")
     stages = []
-    for run, (file, own) in {PRETRAIN: ("pretrain.yaml", []), **RUNS}.items():
+    for run, (file, own) in RUNS.items():
         overrides = [*own, *changes.get(run, changes.get(file, []))]
         if _is_done(result, run, demo_recipe(file, run, out, seed, overrides)):
             console.print(f"{run}: finished before", highlight=False)
-        elif run == PRETRAIN:
-            stages.append(Stage(run, file, overrides, out, seed, split="validation"))
         else:
-            stages.append(Stage(run, file, overrides, out, seed, needs=None if own == FROM_NOTHING else PRETRAIN))
+            stages.append(Stage(run, file, overrides, out, seed))
     cores = available_cores()
     if serial or cores < AT_ONCE:
         for stage in stages:
             console.rule(stage.run.replace("_", " "))
-            keep(stage.run, run_stage(stage_recipe(stage), stage.split))
+            keep(stage.run, run_stage(stage_recipe(stage), "test"))
     else:
         run_side_by_side(stages, threads=cores // AT_ONCE, keep=keep, console=console)
     return result
 
 
 def stage_recipe(stage: Stage) -> Recipe:
-    """Return the recipe of a run."""
+    """Return the recipe of a fine-tuning run."""
     return demo_recipe(stage.file, stage.run, stage.out, stage.seed, list(stage.changes))
 
 

@@ -83,7 +83,7 @@ class SohoConfig(PretrainedConfig):
         itc_weight: weight of the optional image-text contrastive loss; 0 = no such head, as in the paper.
         itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion), "fusion"
             (both after the fusing layers have read each alone) or "dual_encoder" (the text as it leaves the layers
-            before `fusion_start`, and of the picture its summary token alone; needs `visual_summary`).
+            before `fusion_start`, and of the picture its summary token alone; needs both).
         match_adds_contrast: retrieval: the match score is what fusion finds plus the contrastive similarity with a
             learned weight; fusion is trained by itself. False = fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
@@ -253,6 +253,10 @@ class SohoConfig(PretrainedConfig):
         _one_of("itc_pooling", self.itc_pooling, ITC_POOLINGS)
         if self.itc_pooling == "dual_encoder" and not self.visual_summary:
             raise SohoError("itc_pooling='dual_encoder' needs visual_summary=true, the token it compares")
+        if self.itc_pooling == "dual_encoder" and not self.fusion_start:
+            raise SohoError(
+                "itc_pooling='dual_encoder' needs fusion_start above 0: layers that read the text it compares"
+            )
         if not isinstance(self.match_hard_negatives, int) or self.match_hard_negatives < 0:
             raise SohoError(f"match_hard_negatives={self.match_hard_negatives!r} must be a whole number, 0 or more")
         for name in ("match_hard_negatives", "match_adds_contrast"):

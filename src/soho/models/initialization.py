@@ -156,15 +156,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_text(model: SohoPreTrainedModel, name: str) -> LoadReport:
     """Copy a BERT's embeddings, first layers and, where both sides have one, MLM head into a model.
 
-    A model may have more layers than the BERT if the picture joins behind all of the BERT's (`fusion_start`): the
-    layers from there on start as copies of the BERT's last ones.
+    A model may have more layers than the BERT, up to twice as many, if the picture joins behind exactly the BERT's
+    (`fusion_start`): the layers from there on start as copies of the BERT's last ones.
 
     Args:
         model: any SOHO model whose sizes fit (see `text_config_fields`).
         name: local folder, hub id or `package:NAME/folder`.
 
     Raises:
-        SohoError: a tensor is missing, left over or of another shape.
+        SohoError: a tensor is missing, left over or of another shape; more layers than can be made.
     """
     bert, info = _read(AutoModelForMaskedLM.from_pretrained, resolve_source(name), "BERT weights", **LOADING)
     _shapes_fit(name, info)
@@ -179,11 +179,11 @@ def load_text(model: SohoPreTrainedModel, name: str) -> LoadReport:
     for theirs, ours in BERT_EMBEDDINGS.items():
         wanted |= _parameters(trunk.embeddings, ours, f"embeddings.{theirs}", f"embeddings.{ours}")
     depth, report = bert.config.num_hidden_layers, LoadReport()
-    extra = max(0, config.num_hidden_layers - depth) if config.fusion_start >= depth else 0
-    if extra > depth:
+    extra = max(0, config.num_hidden_layers - depth)
+    if extra and (config.fusion_start != depth or extra > depth):
         raise SohoError(
-            f"num_hidden_layers={config.num_hidden_layers}, but {name!r} has {depth} layers, of which {depth} more at "
-            "most can be made"
+            f"num_hidden_layers={config.num_hidden_layers}, but {name!r} has {depth} layers; only with "
+            f"fusion_start={depth} may up to {depth} more stand behind them, which start as copies"
         )
     for number, layer in enumerate(trunk.fusion.layers):
         origin = number - extra if extra and number >= depth else number

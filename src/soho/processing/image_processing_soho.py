@@ -152,7 +152,11 @@ class SohoImageProcessor(BaseImageProcessor):
         return picture.resize((width, height), Image.Resampling(self.resample))
 
     def write_normalised(self, picture: np.ndarray, out: np.ndarray) -> None:
-        """Normalise a `resized` (h, w, 3) uint8 picture into the upper left corner of `out` (H, W, 3) float32."""
+        """Normalise a `resized` (h, w, 3) uint8 picture into the upper left corner of `out` (H, W, 3) float32.
+
+        `out` must be contiguous; what is written is then seen by whoever holds it.
+        """
+        assert out.flags.c_contiguous
         height, width = picture.shape[:2]
         factor, offset = (np.tile(values, width) for values in self._scale())
         # One row of pixels at a time, colours included: three numbers alone would be too short for a fast loop.

@@ -152,6 +152,12 @@ class Task(ABC):
         tokenizer = self.processor.tokenizer
         ids = {"mask_token_id": tokenizer.mask_token_id, "pad_token_id": tokenizer.pad_token_id}
         sizes = text_config_fields(section.text, section.text_layers) if section.text else {}
+        asked = section.config.get("num_hidden_layers", section.text_layers)
+        if section.text_layers is not None and asked != section.text_layers:
+            raise SohoError(
+                f"model.text_layers={section.text_layers} and model.config.num_hidden_layers={asked} do not agree; "
+                "give one of them"
+            )
         sizes.setdefault("vocab_size", len(tokenizer))
         if section.backbone_factory:
             ids |= {

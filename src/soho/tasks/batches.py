@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from soho.data.dataset import EpochLoader
 from soho.data.images import decode
 from soho.data.schema import ImageRef
+from soho.errors import SohoError
 from soho.processing.image_processing_soho import SohoImageProcessor
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,7 +99,14 @@ def stack_pictures(pictures: Sequence[Picture]) -> dict[str, Tensor]:
     Returns:
         `pixel_values` (B, 3, H, W) float32, zero where padded or grey, channels last in memory, as CNNs want it; and
         `pixel_mask` (B, H, W) bool, True on picture.
+
+    Raises:
+        SohoError: the canvases differ: a batch holds one padded shape (docs/architecture.md).
     """
+    canvases = {picture.canvas for picture in pictures}
+    if len(canvases) > 1:
+        shapes = ", ".join(f"{width}x{height}" for width, height in sorted(canvases))
+        raise SohoError(f"a batch holds pictures of one padded shape, but these have {shapes}")
     width, height = pictures[0].canvas
     values = np.zeros((len(pictures), height, width, 3), dtype=np.float32)
     mask = torch.zeros(len(pictures), height, width, dtype=torch.bool)

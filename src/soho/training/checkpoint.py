@@ -151,7 +151,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")  # another process may write the same file
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

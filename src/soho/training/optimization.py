@@ -120,12 +120,13 @@ def build_optimizers(
 
 
 def _build_optimizer(groups: list[dict[str, object]], section: OptimizerSection) -> torch.optim.Optimizer:
-    # One kernel a parameter instead of a dozen: a third of the time on a CPU too. Other devices may not have it.
-    parameters = [parameter for group in groups for parameter in cast("list[torch.Tensor]", group["params"])]
-    fused = all(parameter.device.type in FUSED_DEVICES for parameter in parameters)
     if section.name == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=fused)
+        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum)
     first, second = section.betas
+    # One kernel a parameter instead of a dozen: a third of the time on a CPU too. Other devices may not have it, and on
+    # CPUs it takes parameter, gradient and state as they lie in memory: channels-last weights are better left out.
+    parameters = [parameter for group in groups for parameter in cast("list[torch.Tensor]", group["params"])]
+    fused = all(one.device.type in FUSED_DEVICES and one.is_contiguous() for one in parameters)
     return torch.optim.AdamW(groups, lr=section.lr, betas=(first, second), eps=section.eps, fused=fused)
 
 

@@ -50,20 +50,6 @@ def test_every_result_reaches_the_parent_and_output_goes_into_log_files(tmp_path
     assert "this is" not in said
 
 
-def test_a_run_waits_for_what_it_needs_and_lets_others_go_first(tmp_path: Path) -> None:
-    first, second = (
-        Stage("good-1", "a.yaml", [], tmp_path, 3),
-        Stage("good-2", "a.yaml", [], tmp_path, 3, "test", "good-1"),
-    )
-    third = Stage("good-3", "a.yaml", [], tmp_path, 3)
-    said = io.StringIO()
-    kept: dict[str, StageResult] = {}
-    run_side_by_side([second, third, first], threads=1, keep=kept.__setitem__, console=Console(file=said, width=300))
-    starts = [line.split(":")[0] for line in said.getvalue().splitlines() if ": started" in line]
-    assert starts == ["good-3", "good-1", "good-2"]
-    assert set(kept) == set(starts)
-
-
 def test_the_error_of_a_child_is_its_own_sentence(tmp_path: Path) -> None:
     with pytest.raises(SohoError, match=r"^the recipe has no data$"):
         run(tmp_path, "wrong")

@@ -90,7 +90,7 @@ def test_similarities_are_scaled_cosines():
 
 
 def test_as_a_dual_encoder_both_maps_start_as_the_identity_and_the_picture_is_its_summary():
-    head = ContrastHead(tiny_config(itc_pooling="dual_encoder", visual_summary=True))
+    head = ContrastHead(tiny.tiny_config(itc_pooling="dual_encoder", visual_summary=True, fusion_start=1))
     text = torch.randn(2, 3, 16)
     ones = torch.ones(2, 3)
     expected = torch.nn.functional.normalize(text.mean(1), dim=-1)
@@ -103,6 +103,8 @@ def test_as_a_dual_encoder_both_maps_start_as_the_identity_and_the_picture_is_it
 def test_the_dual_encoder_needs_a_summary():
     with pytest.raises(SohoError, match="itc_pooling='dual_encoder' needs visual_summary=true"):
         tiny_config(itc_pooling="dual_encoder")
+    with pytest.raises(SohoError, match="itc_pooling='dual_encoder' needs fusion_start above 0"):
+        tiny_config(itc_pooling="dual_encoder", visual_summary=True)
 
 
 def test_the_dual_encoder_compares_what_goes_into_fusion():

@@ -139,7 +139,8 @@ def test_the_released_wiring_has_a_fast_copy_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"itc_pooling": "fusion"}, {"itc_pooling": "dual_encoder", "visual_summary": True}]
+    "changes",
+    [{}, {"itc_pooling": "fusion"}, {"itc_pooling": "dual_encoder", "visual_summary": True, "fusion_start": 1}],
 )
 def test_a_fast_retrieval_model_scores_pairs_and_grids(changes: dict[str, Any]) -> None:
     model = tiny_model(

@@ -13,7 +13,7 @@ from soho.models import SohoForImageTextRetrieval
 from soho.models.pair_scorer import GridScorer
 from tests.unit.models.tiny import picture_batch, stirred, tiny_config
 
-DUAL = {"itc_pooling": "dual_encoder", "visual_summary": True}
+DUAL = {"itc_pooling": "dual_encoder", "visual_summary": True, "fusion_start": 1}
 CONTRAST = {"itc_weight": 1.0, "match_adds_contrast": True}
 
 

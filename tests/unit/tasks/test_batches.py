@@ -13,6 +13,7 @@ from PIL import Image
 
 from soho.data.images import ImageDecodeError
 from soho.data.schema import ImageRef
+from soho.errors import SohoError
 from soho.processing import SohoImageProcessor
 from soho.tasks import PretrainingTask, Processes
 from soho.tasks.batches import GreyCollate, PixelReader, autocast, blank_picture, inference, pad_texts, stack_pictures
@@ -91,6 +92,12 @@ def test_a_picture_is_decoded_once_where_it_fits_into_memory(tmp_path: Path) -> 
 def test_a_missing_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageDecodeError, match=r"gone\.png"):
         PixelReader(PROCESSOR)(ImageRef(str(tmp_path / "gone.png")), (50, 50))
+
+
+def test_a_batch_has_one_padded_shape() -> None:
+    pictures = [blank_picture(PROCESSOR, size, visible=True) for size in ((64, 64), (128, 64))]
+    with pytest.raises(SohoError, match=r"one padded shape, but these have 64x64, 128x64"):
+        stack_pictures(pictures)
 
 
 def test_blank_pictures() -> None:

@@ -47,6 +47,41 @@ def test_sgd_for_the_cnn_and_adamw_for_the_rest() -> None:
     assert len(rest.param_groups[1]["params"]) == 3
 
 
+def test_the_fused_adamw_does_what_the_plain_one_does_and_continues_it() -> None:
+    section = TrainingSection.model_validate({"optimizer": {"lr": 0.1, "weight_decay": 0.1}})
+    models, states = [], []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = Model()
+        optimizer = build_optimizers(model, model.cnn, section)["rest"]
+        assert optimizer.defaults["fused"] is True
+        if not fused:
+            groups = [{**group, "fused": False} for group in optimizer.param_groups]
+            optimizer = torch.optim.AdamW(groups, fused=False)
+        for step in range(4):
+            if step == 2 and fused:  # as it goes on from a checkpoint of the plain one
+                again = build_optimizers(model, model.cnn, section)["rest"]
+                again.load_state_dict(optimizer.state_dict())
+                optimizer = again
+            for parameter in optimizer.param_groups[0]["params"] + optimizer.param_groups[1]["params"]:
+                parameter.grad = torch.sin(parameter.detach() * (step + 1))
+            optimizer.step()
+        models.append(model)
+        states.append(optimizer.state_dict()["state"])
+    for left, right in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+    for number, state in states[0].items():
+        torch.testing.assert_close(state, states[1][number])
+
+
+def test_channels_last_weights_are_left_to_the_plain_adamw() -> None:
+    model = Model()
+    model.cnn = nn.Sequential(nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last)
+    section = TrainingSection.model_validate({"backbone_optimizer": {"name": "adamw"}})
+    optimizers = build_optimizers(model, model.cnn, section)
+    assert {name: one.defaults["fused"] for name, one in optimizers.items()} == {"backbone": False, "rest": True}
+
+
 def test_both_adamw_and_decay_of_everything() -> None:
     model = Model()
     section = TrainingSection.model_validate(
