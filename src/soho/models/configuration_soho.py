@@ -84,8 +84,8 @@ class SohoConfig(PretrainedConfig):
         itc_pooling: what that head averages: "embeddings" (visual features and words as they enter fusion), "fusion"
             (both after the fusing layers have read each alone) or "dual_encoder" (the text as it leaves the layers
             before `fusion_start`, and of the picture its summary token alone; needs both).
-        match_adds_contrast: retrieval: the match score is what fusion finds plus the contrastive similarity with a
-            learned weight; fusion is trained by itself. False = fusion alone, as in the paper.
+        match_adds_contrast: retrieval: the match score is what fusion finds plus the contrastive similarity; fusion
+            is trained by itself. False = fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
             fusion beside the aligned pair, drawn from the batch by contrastive similarity; 0 = all pairs of the
             batch, as in section 4.2.1.

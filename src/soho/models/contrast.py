@@ -75,26 +75,26 @@ class ContrastHead(nn.Module):
 
 
 class ContrastShare(nn.Module):
-    """Adds the contrastive similarity to the log-odds of a match that fusion finds.
+    """Adds the contrastive similarity, as it is scaled, to the log-odds of a match that fusion finds.
 
-    Both come without gradient: each has a loss of its own. Learned are the similarity's weight and the point where it
-    says nothing for or against a match.
+    Fusion learns to tell aligned pairs from unaligned ones that were drawn in proportion to the exponential of that
+    similarity (`hard_negatives`). Its log-odds are then what the similarity leaves open, and the odds among all pairs
+    are the product of both: their logarithms add up with weight one. Learned is only the point where the sum says
+    nothing for or against a match; both come without gradient, each has a loss of its own.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(()))
         self.neutral = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with the similarity as it is, neutral at 5: about a third of the usual range."""
-        nn.init.ones_(self.weight)
+        """Start at 5: about a third of the usual range of a scaled similarity."""
         nn.init.constant_(self.neutral, 5.0)
 
     def forward(self, logits: Tensor, similarities: Tensor) -> Tensor:
         """Return logits (P, 2) with the similarities (P,) added to class 1."""
-        extra = self.weight * (similarities.detach().float() - self.neutral)
+        extra = similarities.detach().float() - self.neutral
         return torch.stack((logits[:, 0], logits[:, 1] + extra), dim=1)
 
 

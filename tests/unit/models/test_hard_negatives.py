@@ -95,7 +95,6 @@ def test_fusion_is_trained_by_itself_and_the_similarity_only_added() -> None:
     for name, parameter in plain.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(own.pop(name).grad, parameter.grad)
-    assert own["match_contrast.weight"].grad.abs() > 0
     assert own["match_contrast.neutral"].grad.abs() > 0
     difference = outputs[1].logits - outputs[0].logits
     assert difference[:, 0].abs().max() == 0
