@@ -152,7 +152,7 @@ def test_a_model_that_does_not_fit_its_bert_is_an_error(tmp_path: Path) -> None:
     name = save_bert(tmp_path)
     fields = text_config_fields(name)
     for change, words in (
-        ({"num_hidden_layers": 5}, ["encoder.layer.3", "missing"]),
+        ({"num_hidden_layers": 5}, ["num_hidden_layers=5", "has 3 layers"]),
         ({"intermediate_size": 48}, ["intermediate", "(24", "(48"]),
         ({"vocab_size": 50}, ["word_embeddings", "(40", "(50"]),
     ):
