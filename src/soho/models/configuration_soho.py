@@ -87,8 +87,8 @@ class SohoConfig(PretrainedConfig):
         match_adds_contrast: retrieval: the match score is what fusion finds plus the contrastive similarity; fusion
             is trained by itself. False = fusion alone, as in the paper.
         match_hard_negatives: retrieval: how many unaligned texts per picture, and pictures per text, go through
-            fusion beside the aligned pair, drawn from the batch by contrastive similarity; 0 = all pairs of the
-            batch, as in section 4.2.1.
+            fusion beside the aligned pair, drawn from the batch by contrastive similarity (fusion then learns what
+            that leaves open: see `match_adds_contrast`); 0 = all pairs of the batch, as in section 4.2.1.
         answer_head_width: hidden width of the answer head (VQA) and of the reasoning head (NLVR2) as a multiple of
             `hidden_size`.
         answer_head_dropout: dropout inside these two heads.
