@@ -1,12 +1,14 @@
-"""Runs stages of the demonstration as child processes, two at a time.
+"""Runs stages of the demonstration in two child processes, each of which takes the next one as soon as it is free.
 
-A child (`soho.demo.child`) prints into a log file of its own and leaves its result, or the sentence of its error, as a
-file. Only the parent writes the demonstration's results. A child whose parent is gone stops as after SIGTERM: it saves
-its state, and the same command continues.
+A child (`soho.demo.child`) reads stages from its standard input, a line each: to start Python and torch anew for every
+stage would take five seconds each time. It prints into the log file of its stage and leaves the result, or the sentence
+of its error, as a file. Only the parent writes the demonstration's results. A child whose parent is gone stops as after
+SIGTERM: it saves its state, and the same command continues.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
@@ -61,15 +63,34 @@ class Stage:
         """The folder of the run."""
         return self.out / self.run
 
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.folder / LOG_FILE
 
-@dataclass(frozen=True)
+
+@dataclass
 class _Child:
-    stage: Stage
+    """A process and the stage it is at; `before` = bytes of earlier starts in that stage's log."""
+
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    stage: Stage
     begin: float
     bar: TaskID
-    before: int  # bytes of earlier starts in the log
+    before: int
+
+    @property
+    def has_ended_its_stage(self) -> bool:
+        return (self.stage.folder / RESULT_FILE).is_file() or self.process.poll() is not None
+
+
+def print_into(log: Path) -> None:
+    """Let everything that this process prints go to the end of a file from now on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(log, "ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
 
 
 def run_side_by_side(
@@ -87,6 +108,7 @@ def run_side_by_side(
         SohoError: a stage failed; the others are stopped, and the same command continues them.
     """
     waiting = list(stages)
+    free: list[_Child] = []
     running: list[_Child] = []
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     try:
@@ -94,17 +116,17 @@ def run_side_by_side(
             whole = bars.add_task("fine-tuning runs", total=len(stages), note="")
             while waiting or running:
                 while waiting and len(running) < AT_ONCE:
-                    child = _start(waiting.pop(0), threads, bars)
+                    child = _start(waiting.pop(0), threads, bars, free.pop() if free else None)
                     running.append(child)
-                    note = f"{child.stage.run}: started, prints into {child.log.name}"
+                    note = f"{child.stage.run}: started, prints into {child.stage.log}"
                     console.print(note, highlight=False, soft_wrap=True)
                 time.sleep(_POLL)
                 for child in running:
-                    bars.update(child.bar, **_position(Path(child.log.name), child.before))
+                    bars.update(child.bar, **_position(child.stage.log, child.before))
                 failures: list[SohoError] = []
-                for child in [child for child in running if child.process.poll() is not None]:
+                for child in [child for child in running if child.has_ended_its_stage]:
                     running.remove(child)
-                    _close(child)
+                    free.append(child)
                     bars.remove_task(child.bar)
                     try:
                         keep(child.stage.run, _result_of(child))
@@ -117,7 +139,7 @@ def run_side_by_side(
                 if failures:
                     raise failures[0]
     finally:
-        _stop(running)
+        _stop([*running, *free])
 
 
 def _position(log: Path, before: int = 0) -> dict[str, Any]:
@@ -132,17 +154,29 @@ def _position(log: Path, before: int = 0) -> dict[str, Any]:
     return {"completed": done, "total": total, "note": "training" if done < total else "measuring"}
 
 
-def _start(stage: Stage, threads: int, bars: Progress) -> _Child:
+def _start(stage: Stage, threads: int, bars: Progress, free: _Child | None) -> _Child:
+    """Give a stage to a child that is free, or to a new one."""
     stage.folder.mkdir(parents=True, exist_ok=True)
     (stage.folder / RESULT_FILE).unlink(missing_ok=True)  # of an earlier, interrupted start
-    log = open(stage.folder / LOG_FILE, "ab")  # noqa: SIM115 (closed with the child)
-    before = log.tell()
-    command = [sys.executable, "-m", CHILD, stage.to_json()]
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    # The pipe stays open as long as this process lives; the child sees when it is gone.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=variables)
-    bar = bars.add_task(stage.run, total=None, note="reading")
-    return _Child(stage, process, log, time.perf_counter(), bar, before)
+    with open(stage.log, "ab") as log:
+        before = log.tell()
+        if free is None:
+            variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+            # The pipe stays open as long as this process lives; the child sees when it is gone.
+            process = subprocess.Popen(
+                [sys.executable, "-m", CHILD],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+            )
+        else:
+            process = free.process
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died: `_result_of` says so
+        process.stdin.write(f"{stage.to_json()}\n".encode())
+        process.stdin.flush()
+    return _Child(process, stage, time.perf_counter(), bars.add_task(stage.run, total=None, note="reading"), before)
 
 
 def _result_of(child: _Child) -> StageResult:
@@ -155,17 +189,11 @@ def _result_of(child: _Child) -> StageResult:
     left = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "error" in left:
         raise SohoError(left["error"])
-    code = child.process.returncode
-    if code != 0 or not left:
+    if not left:
+        code = child.process.wait()
         end = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise SohoError(f"the run {child.stage.run} {end} before it had a result; see {child.log.name}")
+        raise SohoError(f"the run {child.stage.run} {end} before it had a result; see {child.stage.log}")
     return StageResult(**left)
-
-
-def _close(child: _Child) -> None:
-    if child.process.stdin is not None:
-        child.process.stdin.close()
-    child.log.close()
 
 
 def _stop(children: Sequence[_Child]) -> None:
@@ -179,4 +207,6 @@ def _stop(children: Sequence[_Child]) -> None:
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait()
-        _close(child)
+        if child.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                child.process.stdin.close()

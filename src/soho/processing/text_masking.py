@@ -41,8 +41,7 @@ def mask_tokens(
     chance, action, pick = rng.random((len(ids), 3)).T
     chosen = (chance < probability) & ~np.asarray(special, dtype=bool)
     labels = np.where(chosen, ids, IGNORE)
-    forbidden = np.unique(np.asarray(special_ids, dtype=np.int64))
-    forbidden = forbidden[(forbidden >= 0) & (forbidden < vocab_size)]
+    forbidden = sorted({number for number in map(int, special_ids) if 0 <= number < vocab_size})
     # The n-th token that is not special: count up from n, stepping over every special id on the way.
     random_ids = (pick * (vocab_size - len(forbidden))).astype(np.int64)
     for number in forbidden:

@@ -99,6 +99,9 @@ class PairSampler:
         self.examples = examples
         self.index = CaptionIndex(examples, data.captions_per_image_per_epoch)
         self.processor = task.processor
+        self.special_ids = sorted(self.processor.tokenizer.all_special_ids)
+        self.is_special = np.zeros(len(self.processor.tokenizer), dtype=bool)
+        self.is_special[self.special_ids] = True
         self.pixels = task.pixels
         self.seed = task.recipe.seed
         self.positives, self.negatives = data.positives_per_image, data.negatives_per_image
@@ -116,17 +119,16 @@ class PairSampler:
             texts.append(self.examples[image].captions[caption])
         match = [1] * len(positives) + [0] * self.negatives
         tokenizer = self.processor.tokenizer
-        special = np.array(tokenizer.all_special_ids)
         ids, labels = [], []
         for row in self.processor.encode_batch(texts):
             tokens = np.array(row)
             masked, label = mask_tokens(
                 tokens,
-                np.isin(tokens, special),
+                self.is_special[tokens],
                 draws,
                 mask_id=tokenizer.mask_token_id,
                 vocab_size=len(tokenizer),
-                special_ids=special,
+                special_ids=self.special_ids,
                 probability=self.probability,
             )
             ids.append(masked)

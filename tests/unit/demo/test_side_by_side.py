@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,22 +80,42 @@ def test_a_child_without_a_result_fails_even_where_an_earlier_one_left_one(tmp_p
         run(tmp_path, "silent")
 
 
-def test_a_child_ends_with_its_parent() -> None:
-    program = (
-        "import threading, time\n"
-        "from soho.demo.child import _end_with_parent\n"
-        "threading.Thread(target=_end_with_parent, daemon=True).start()\n"
-        "print('up', flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_two_processes_take_all_runs(tmp_path: Path) -> None:
+    run(tmp_path, *(f"good-{number}" for number in range(5)))
+    assert len({(tmp_path / f"good-{number}" / "process").read_text() for number in range(5)}) == 2
+
+
+CHILD = """
+import sys, time
+from soho.demo import child
+def run_stage(recipe, split):
+    print("at work", flush=True)
+    time.sleep(600 if recipe == "long" else 0)
+    return child_result
+from soho.demo.result import StageResult
+child_result = StageResult({"accuracy": 0.5}, 3.0, 2, 1.0)
+child.run_stage, child.stage_recipe = run_stage, lambda stage: stage.run
+sys.exit(child.main())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("long", -signal.SIGTERM), ("short", 0)])
+def test_a_child_ends_with_its_parent(tmp_path: Path, name: str, code: int) -> None:
+    stage = Stage(name, "vqa.yaml", [], tmp_path, 3)
+    stage.folder.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE)
     assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"up\n"
+    child.stdin.write(f"{stage.to_json()}\n".encode())
+    child.stdin.flush()
+    awaited = stage.log if name == "long" else stage.folder / "stage.json"
+    for _ in range(1200):
+        if awaited.is_file() and awaited.stat().st_size:
+            break
+        time.sleep(0.05)
+    assert stage.log.read_text() == "at work\n"
     assert child.poll() is None
     child.stdin.close()
-    assert child.wait(timeout=60) == -signal.SIGTERM
-    child.stdout.close()
+    assert child.wait(timeout=60) == code
 
 
 def test_the_bar_of_a_run_follows_the_last_line_of_its_output(tmp_path: Path) -> None:
