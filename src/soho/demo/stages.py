@@ -22,10 +22,12 @@ from soho.training.recipe import Recipe, load_recipe
 from soho.training.run_info import RECIPE_NAME
 
 RECIPES = Path("recipes/demo")
-# Without pre-training everything starts at random, and there the rates of pre-training are the better ones; a rival is
-# given what suits it.
+# Without pre-training everything starts at random: the CNN has to learn here, which takes twice the time for a step,
+# and the rates of pre-training are the better ones. A rival is given what suits it.
 FROM_NOTHING = [
     "model.start=null",
+    "training.freeze_backbone_epochs=0",
+    "training.frozen_feature_megabytes=0",
     "training.optimizer.lr=3.0e-3",
     "training.backbone_optimizer.lr=8.0e-4",
     "training.schedule.warmup_steps=50",
