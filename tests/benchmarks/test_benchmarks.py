@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks import dictionary, input_pipeline, pretraining_step, retrieval_scoring
 from benchmarks.__main__ import BENCHMARKS, main
@@ -93,17 +92,6 @@ def test_texts_are_padded_to_sixteen() -> None:
     assert ids.shape == mask.shape
     assert ((ids != 0).long() == mask).all()
     assert [one.shape for one in padded(ids, mask)] == [(5, 16), (5, 16)]
-
-
-def test_scaled_decoding_has_the_size_and_nearly_the_pixels_of_our_own(tmp_path: Path, options: Options) -> None:
-    pytest.importorskip("simplejpeg")
-    path = tmp_path / "photo.jpg"
-    Image.linear_gradient("L").resize((512, 384)).convert("RGB").save(path, quality=95)
-    processor = input_pipeline.image_processor(options)
-    ours, scaled = input_pipeline.to_uint8(path, processor), input_pipeline.to_uint8_scaled(path, processor)
-    assert ours.shape == scaled.shape == (64, 85, 3)
-    assert ours.dtype == scaled.dtype == torch.uint8
-    assert (ours.int() - scaled.int()).abs().float().mean() < 3
 
 
 def test_a_step_is_fed_by_the_loader(tmp_path: Path, options: Options) -> None:

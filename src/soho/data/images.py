@@ -17,7 +17,7 @@ from soho.data.image_store import ImageStore
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
 
-__all__ = ["ImageDecodeError", "ImageStore", "decode", "decode_bytes", "image_size", "read_bytes"]
+__all__ = ["ImageDecodeError", "ImageStore", "decode", "decode_bytes", "image_size", "orientation_of", "read_bytes"]
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -74,7 +74,7 @@ def decode_bytes(data: bytes, name: str, *, smallest: bool = False) -> Image.Ima
         ImageDecodeError: the bytes are cut off, or not a picture that Pillow can read.
     """
     with _naming(name), Image.open(io.BytesIO(data)) as picture:
-        orientation = _orientation(picture)
+        orientation = orientation_of(picture)
         if smallest:
             picture.draft("RGB", (1, 1))
         picture.load()
@@ -111,10 +111,10 @@ def _header_size(stream: io.BufferedIOBase | zipfile.ZipExtFile) -> tuple[int, i
         if picture.format == "TIFF":
             return None
         width, height = picture.size
-        return (height, width) if _orientation(picture) >= 5 else (width, height)
+        return (height, width) if orientation_of(picture) >= 5 else (width, height)
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """Return the EXIF orientation 1..8 from what stands before the pixels; 1 where there is none."""
     if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
         return 1  # without the second condition Pillow would decode the whole PNG to look behind the pixels

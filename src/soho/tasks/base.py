@@ -90,7 +90,7 @@ class Task(ABC):
         self.notes: list[str] = []
         self._check_text_length()
         self.processor = self._build_processor()
-        self.pixels = PixelReader(self.processor.image_processor, recipe.data.cache_megabytes)
+        self.pixels = PixelReader(self.processor.image_processor, recipe.data.cache_megabytes, recipe.data.decoder)
 
     # What a new task has to say -----------------------------------------------------------------------------------
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from soho.data.dataset import EpochLoader
 from soho.data.images import decode
+from soho.data.jpeg import decode_at_least, require_simplejpeg
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
 from soho.processing.image_processing_soho import SohoImageProcessor
@@ -45,10 +47,17 @@ class PixelReader:
     Args:
         processor: resizes, normalises and pads.
         megabytes: bound of what is kept, 0 = nothing.
+        decoder: "pillow", or "simplejpeg" for JPEG at the size that is needed (`soho.data.jpeg`).
+
+    Raises:
+        SohoError: the decoder is not installed.
     """
 
-    def __init__(self, processor: SohoImageProcessor, megabytes: int = 0) -> None:
+    def __init__(self, processor: SohoImageProcessor, megabytes: int = 0, decoder: str = "pillow") -> None:
         self.processor = processor
+        self.scaled = decoder == "simplejpeg"
+        if self.scaled:
+            require_simplejpeg()
         self.left = megabytes * 2**20
         self._kept: dict[tuple[ImageRef, tuple[int, int]], np.ndarray] = {}
 
@@ -64,12 +73,17 @@ class PixelReader:
         canvas = self.processor.padded_size(*size)
         pixels = self._kept.get((image, canvas))
         if pixels is None:
-            pixels = np.asarray(self.processor.resized(decode(image), canvas))
+            pixels = self.processor.resized(self._decoded(image, canvas), canvas)
             if pixels.nbytes <= self.left:
                 self.left -= pixels.nbytes
                 self._kept[image, canvas] = pixels
         height, width = pixels.shape[:2]
         return Picture(pixels, (width, height), canvas, self.processor)
+
+    def _decoded(self, image: ImageRef, canvas: tuple[int, int]) -> Image.Image | np.ndarray:
+        if not self.scaled:
+            return decode(image)
+        return decode_at_least(image, lambda width, height: self.processor.fitted_size(width, height, canvas))
 
 
 def blank_picture(processor: SohoImageProcessor, size: tuple[int, int], *, visible: bool = False) -> Picture:

@@ -97,6 +97,11 @@ class DataSection(Section):
     cache_megabytes: int = Field(
         default=0, ge=0, description="memory for decoded images, per data loading process; small sets only"
     )
+    decoder: Literal["pillow", "simplejpeg"] = Field(
+        default="pillow",
+        description="reads JPEG; simplejpeg (pip install 'soho-vlp[fast]') decodes large photographs at the size that "
+        "is needed, which changes pixels a little",
+    )
     workers: int = Field(default=2, ge=0, description="data loading processes per training process")
 
     @model_validator(mode="after")

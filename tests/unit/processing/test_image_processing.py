@@ -160,3 +160,22 @@ def test_enlarging_is_the_plain_bilinear_filter() -> None:
         expected = F.interpolate(plain, size=ours.shape[-2:], mode="bilinear", align_corners=False)
         difference = float((ours - expected).abs().max())
         assert difference <= worst if edge > 30 else difference > worst
+
+
+@pytest.mark.parametrize("size", [(640, 480), (375, 500), (37, 211), (1999, 31), (8, 8), (1200, 900)])
+def test_resizing_is_that_of_pillow(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[: size[1] // 2] = 255  # a hard edge, at which filters would ring
+    picture = Image.fromarray(pixels)
+    processor = SohoImageProcessor(shorter_edge=96, longer_edge=160)
+    target = processor.target_size(*size)
+    expected = np.asarray(picture.resize(target, Image.Resampling.BILINEAR)).astype(int)
+    for given in (picture, pixels):
+        found = processor.resized(given, processor.padded_size(*size))
+        assert found.flags.c_contiguous
+        assert np.abs(found - expected).max() <= 1
+    bicubic = SohoImageProcessor(shorter_edge=96, longer_edge=160, resample=int(Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(
+        bicubic.resized(pixels, bicubic.padded_size(*size)),
+        np.asarray(picture.resize(target, Image.Resampling.BICUBIC)),
+    )
