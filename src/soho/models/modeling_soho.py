@@ -105,12 +105,12 @@ class SohoPreTrainedModel(PreTrainedModel):
         return cls
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as BERT does: N(0, 0.02) weights, zero biases; the dictionary from N(0, 1)."""
+        """Initialise as BERT does: N(0, 0.02) weights, zero biases (but `initial_bias`); the dictionary from N(0, 1)."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(module.bias, getattr(module, "initial_bias", 0.0))
         elif isinstance(module, nn.Conv2d):
             # The 1x1 projection; a normalisation follows, so the usual variance-keeping scale is used.
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
