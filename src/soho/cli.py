@@ -278,6 +278,45 @@ def demo(
     console.print(f"report: {page}")
 
 
+export_app = typer.Typer(help="Write trained models for other runtimes.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
+
+
+@export_app.command("onnx")
+def export_onnx(
+    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    overrides: Overrides = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write model.int8.onnx, products in 8 bits.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Measure on its data what 8 bits cost; needs --int8.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+) -> None:
+    """Write a trained model as ONNX and check that onnxruntime gives what torch gives; see docs/export.md.
+
+    Height and width of pictures, their number, the number of texts and their length stay open.
+    """
+    from soho.export import export_onnx as export
+    from soho.export.measurement import check_recipe, cost_of_int8
+    from soho.training.recipe import load_recipe
+
+    _check_split(split)
+    if recipe is None and overrides:
+        raise SohoError(f"{overrides[0]} changes a recipe, but none is named (--recipe)")
+    if recipe is not None and not int8:
+        raise SohoError("--recipe measures what 8 bits cost; give --int8 too")
+    settings = None if recipe is None else load_recipe(recipe, overrides or [])
+    if settings is not None:
+        check_recipe(settings, model, split, trust_remote_code)
+    for line in export(model, out, int8=int8, trust_remote_code=trust_remote_code).lines():
+        print(line)
+    if settings is not None:
+        for name, (exact, rounded) in cost_of_int8(settings, split, model, out).items():
+            print(f"{name}: float32 {_shown(exact)}, int8 {_shown(rounded)}")
+
+
 def main() -> None:
     """Run the command line; bad input ends in one sentence on stderr and exit code 1."""
     try:
