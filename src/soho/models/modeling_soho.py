@@ -105,7 +105,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         return cls
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as BERT does: N(0, 0.02) weights, zero biases (but `initial_bias`); the dictionary from N(0, 1)."""
+        """Initialise as BERT does: N(0, 0.02) weights, biases 0 or `initial_bias`; the dictionary from N(0, 1)."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
