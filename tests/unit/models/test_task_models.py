@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ def retrieval(**changes: Any) -> SohoForImageTextRetrieval:
 def answering(**changes: Any) -> SohoForQuestionAnswering:
     torch.manual_seed(0)
     return stirred(SohoForQuestionAnswering(tiny_config(answers=ANSWERS, **changes)))
+
+
+def test_answers_start_at_one_in_their_number(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    SohoForPreTraining(tiny_config()).save_pretrained(tmp_path)
+    fresh = SohoForQuestionAnswering(tiny_config(answers=ANSWERS))
+    onward = SohoForQuestionAnswering.from_pretrained(tmp_path, config=tiny_config(answers=ANSWERS))
+    for model in (fresh, onward):
+        biases = [module.bias for module in model.answer_head if isinstance(module, torch.nn.Linear)]
+        assert not biases[0].any()
+        torch.testing.assert_close(biases[1].detach(), torch.full((4,), -1.3862944))  # log(1 / 4)
 
 
 def row_of(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
