@@ -61,9 +61,7 @@ class Catalogue:
         self.folder = folder
         path = folder / NAME
         if not write and not path.is_file():
-            raise SohoError(
-                f"{folder} is no index of pictures; make one with `soho index PICTURES --model M --out INDEX`"
-            )
+            raise SohoError(f"{folder} is no index; make one with `soho index PICTURES --model MODEL --out INDEX`")
         try:
             # A reader must be able to undo what a killed writer left half done, so it too may write where it can.
             mode = "rwc" if write else ("rw" if os.access(path, os.W_OK) else "ro")
