@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -323,11 +323,9 @@ def search(
     """Find pictures by texts: vectors choose candidates, the fusion Transformer puts them in order."""
     from soho.search.commands import search_index
 
-    opening = {"model": model, "fast": fast, "device": device, "trust_remote_code": trust_remote_code}
-    asked = {"top": top, "rerank": rerank, "exact": exact}
-    print(
-        *search_index(index, texts or [], queries, measured=measure, json=json, html=html, **opening, **asked), sep="\n"
-    )
+    opening: dict[str, Any] = {"model": model, "fast": fast, "device": device, "trust_remote_code": trust_remote_code}
+    asked: dict[str, Any] = {"top": top, "rerank": rerank, "exact": exact, "measured": measure, "json": json}
+    print(*search_index(index, texts or [], queries, html=html, **asked, **opening), sep="\n")
 
 
 def main() -> None:

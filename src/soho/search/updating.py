@@ -132,9 +132,8 @@ def _take_in(
         broken |= failed
     for file in files:
         if file.path in contents:
-            reason = broken.get(contents[file.path])
-            content = None if reason else contents[file.path]
-            rows[file.path] = FileRow(file.path, content, file.size, file.mtime, reason)
+            why = broken.get(contents[file.path])
+            rows[file.path] = FileRow(file.path, None if why else contents[file.path], file.size, file.mtime, why)
     catalogue.commit(list(rows.values()), number if placed else None, placed)
     report.encoded += len(placed)
     report.known += sum(row.content is not None for row in rows.values()) - len(placed)
