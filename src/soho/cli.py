@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -315,6 +315,56 @@ def export_onnx(
     if settings is not None:
         for name, (exact, rounded) in cost_of_int8(settings, split, model, out).items():
             print(f"{name}: float32 {_shown(exact)}, int8 {_shown(rounded)}")
+
+
+@app.command()
+def index(
+    pictures: Annotated[Path, typer.Argument(help="A folder; JPEG, PNG and WebP files in and below it.")],
+    model: Annotated[Path, typer.Option(help="A retrieval model folder, trained with model.config.itc_weight > 0.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index, new or to be brought up to date.")],
+    dtype: Annotated[str, typer.Option(help="How picture tokens are kept: float16, bfloat16, float32.")] = "float16",
+    batch_size: Annotated[int, typer.Option(help="Pictures of one shape that are encoded together.")] = 8,
+    workers: Annotated[int, typer.Option(help="Threads that decode pictures.")] = 2,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, whatever its size and time say.")] = False,
+    compact: Annotated[bool, typer.Option("--compact", help="Leave nothing of dropped pictures on the disk.")] = False,
+    moved: Annotated[bool, typer.Option("--moved", help="The library has moved to this folder.")] = False,
+    graph: Annotated[bool, typer.Option(help="From 50,000 pictures on: a graph of neighbours (needs usearch).")] = True,
+    fast: Annotated[bool, typer.Option("--fast", help="Encode in the fastest settings of the device.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+) -> None:
+    """Make an index of a folder of pictures for `soho search`, or bring it up to date; goes on after a kill."""
+    from soho.search.commands import update_index
+
+    build = {"dtype": dtype, "moved": moved, "fast": fast, "device": device, "trust_remote_code": trust_remote_code}
+    update = {"batch_size": batch_size, "workers": workers, "rehash": rehash, "compact": compact}
+    print(*update_index(pictures, model, out, graph=graph, **build, **update), sep="\n")
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Option(help="What `soho index` wrote.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="What the pictures show.", show_default=False)] = None,
+    queries: Annotated[Path | None, typer.Option(help="A file of texts: one a line, or JSONL.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Pictures for each text.")] = 10,
+    rerank: Annotated[int, typer.Option(min=0, help="Candidates that fusion reads; 0 = vectors alone.")] = 50,
+    exact: Annotated[bool, typer.Option("--exact", help="Score every picture by fusion.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Instead: recall of the exact top ten by k, and times of the stages.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model folder, if it has moved since.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Fusion in bfloat16 where the device has it.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+) -> None:
+    """Find pictures by texts: vectors choose candidates, the fusion Transformer puts them in order."""
+    from soho.search.commands import search_index
+
+    opening: dict[str, Any] = {"model": model, "fast": fast, "device": device, "trust_remote_code": trust_remote_code}
+    asked: dict[str, Any] = {"top": top, "rerank": rerank, "exact": exact, "measured": measure, "json": json}
+    print(*search_index(index, texts or [], queries, html=html, **asked, **opening), sep="\n")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.models.modeling_visual_entailment import ENTAILMENT_CLASSES, SohoForVisualEntailment
 from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
+from soho.models.pair_scorer import GridScorer
 from soho.processing.processing_soho import SohoProcessor
 
 # Which class reads which kind of folder; a pre-training folder holds the match head, so it can score pairs.
@@ -44,6 +45,9 @@ VERBS: dict[type[SohoPreTrainedModel], tuple[str, str]] = {
 
 Picture = Image.Image | str | Path
 
+# Pairs that `search` scores together.
+PAIRS = 64
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -58,6 +62,24 @@ class Prediction:
 
     text: str
     probability: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that `SohoPipeline.search` ranked.
+
+    Attributes:
+        place: of the picture in what was given.
+        score: log-odds that picture and text match.
+    """
+
+    place: int
+    score: float
+
+    @property
+    def probability(self) -> float:
+        """That picture and text match, as `SohoPipeline.match` gives it."""
+        return float(torch.tensor(self.score, dtype=torch.float64).sigmoid())
 
 
 class SohoPipeline:
@@ -79,6 +101,7 @@ class SohoPipeline:
         self.processor = processor
         self.device = torch.device(device)
         self.fast: FastReport | None = None
+        self.folder: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -109,7 +132,9 @@ class SohoPipeline:
             processor = SohoProcessor.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise SohoError(f"{folder} holds no tokenizer or picture settings: {str(error).splitlines()[0]}") from None
-        return cls(model, processor, device)
+        pipeline = cls(model, processor, device)
+        pipeline.folder = Path(folder).absolute()
+        return pipeline
 
     def speed_up(self, compiled: bool = False) -> SohoPipeline:
         """Exchange the model for its fast copy on this device; see `soho.models.fast.fast_copy`.
@@ -139,6 +164,64 @@ class SohoPipeline:
         pairs = torch.zeros(len(rows), dtype=torch.long, device=self.device)
         logits = self.model(**batch, pair_image_index=pairs).logits
         return [Prediction(text, float(value)) for text, value in zip(rows, logits.softmax(-1)[:, 1])]
+
+    @torch.inference_mode()
+    def search(
+        self, texts: str | Sequence[str], images: Sequence[Picture], top: int | None = None, batch_size: int = 8
+    ) -> list[list[Hit]]:
+        """Rank pictures by how well each text describes them: every pair is scored, no index is needed.
+
+        Each picture goes through the CNN once, in batches of one padded shape, and is forgotten when it is scored.
+        `soho.search.PictureIndex` keeps what the CNN made of a large library on the disk.
+
+        Args:
+            texts: T of them, or one.
+            images: B pictures or their paths.
+            top: pictures a text gets; None = all.
+            batch_size: pictures that go through the CNN together.
+
+        Returns:
+            For each of the T texts the `top` best pictures, best first; equal scores in the order of `images`.
+
+        Raises:
+            SohoError: the model does something else, a picture cannot be read, or a number is below 1.
+        """
+        self._must_be(SohoForImageTextRetrieval, "a retrieval or pre-training model")
+        if batch_size < 1 or (top is not None and top < 1):
+            raise SohoError(f"batch_size={batch_size} and top={top} must be at least 1")
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        if not rows or not len(images):
+            return [[] for _ in rows]
+        scorer = GridScorer(
+            cast(SohoForImageTextRetrieval, self.model), next(self.model.trunk.fusion.parameters()).dtype
+        )
+        words = self.processor(text=rows, return_tensors="pt").to(self.device)
+        text, text_mask = scorer.text_tokens(words["input_ids"], words["attention_mask"])
+        scores = torch.empty(len(rows), len(images))
+        waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = {}  # by padded shape
+
+        def score(shape: tuple[int, int]) -> None:
+            places, pictures = zip(*waiting.pop(shape))
+            batch = self.processor(images=list(pictures), canvas=shape, return_tensors="pt").to(self.device)
+            visual, mask = scorer.image_tokens(batch["pixel_values"], batch["pixel_mask"])
+            step = max(1, PAIRS // len(places))
+            for low in range(0, len(rows), step):
+                part = slice(low, low + step)
+                scores[part, list(places)] = (
+                    scorer.score_grid(text[part], text_mask[part], visual, mask).t().float().cpu()
+                )
+
+        reader = self.processor.image_processor
+        for place, image in enumerate(images):
+            picture = _open(image)
+            shape = reader.padded_size(*picture.size)
+            waiting.setdefault(shape, []).append((place, reader.resized(picture, shape)))
+            if len(waiting[shape]) == batch_size:
+                score(shape)
+        for shape in list(waiting):
+            score(shape)
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :top]
+        return [[Hit(int(place), float(line[place])) for place in order] for line, order in zip(scores, best)]
 
     @torch.inference_mode()
     def answer(self, image: Picture, question: str, top: int = 3) -> list[Prediction]:

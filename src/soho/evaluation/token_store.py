@@ -52,6 +52,29 @@ class TokenStore:
             self._data, self._journal = _files(path)
             self._open(key)
 
+    @classmethod
+    def read(cls, path: Path) -> TokenStore:
+        """Open the files of a finished store for `take` alone; nothing on the disk is touched.
+
+        Args:
+            path: folder and name without suffix.
+
+        Raises:
+            SohoError: there is no finished store.
+        """
+        data, journal = _files(path)
+        lines, _ = _whole_lines(journal)
+        if not lines or not lines[-1].get("complete") or not data.exists():
+            raise SohoError(f"{data} and {journal.name} are not a finished store of tokens")
+        store = cls(getattr(torch, lines[0]["dtype"]))
+        store._data, store._journal, store.complete = data, journal, True
+        for line in lines[1:-1]:
+            store._take_in(line)
+        if data.stat().st_size < store._bytes():
+            raise SohoError(f"{data} is shorter than {journal} says; the store is damaged")
+        store.finish()
+        return store
+
     def add(self, tokens: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
         """Append rows.
 
@@ -148,15 +171,21 @@ class TokenStore:
             if line.get("complete"):
                 self.complete = True
                 break
-            self.rows += line["rows"]
-            self.counts += line["counts"]
-            self._width, self._given = line["width"], getattr(torch, line["given"])
-        size = sum(self.counts) * self._width * np.dtype(_STORED[self.dtype]).itemsize
+            self._take_in(line)
+        size = self._bytes()
         if self._data.stat().st_size < size:
             raise SohoError(f"{self._data} is shorter than {self._journal} says; delete both to start again")
         os.truncate(self._data, size)
         # A torn last line would swallow the next one.
         os.truncate(self._journal, length)
+
+    def _take_in(self, line: dict[str, Any]) -> None:
+        self.rows += line["rows"]
+        self.counts += line["counts"]
+        self._width, self._given = line["width"], getattr(torch, line["given"])
+
+    def _bytes(self) -> int:
+        return sum(self.counts) * self._width * np.dtype(_STORED[self.dtype]).itemsize
 
     def _note(self, line: dict[str, Any]) -> None:
         assert self._journal is not None
