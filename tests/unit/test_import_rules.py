@@ -160,7 +160,15 @@ def test_the_demonstration_and_the_runs_are_leaves() -> None:
 
 
 # Modules of the inspection that look inside a model; all others are given arrays and pictures.
-LOOKS_INSIDE = {"attention", "attention_page", "code_map", "dictionary_study", "look", "text_words"}
+LOOKS_INSIDE = {
+    "attention",
+    "attention_page",
+    "attention_targets",
+    "code_map",
+    "dictionary_study",
+    "look",
+    "text_words",
+}
 
 
 def test_drawing_and_the_report_know_no_model() -> None:

@@ -38,10 +38,10 @@ class PictureList(ImageStore):
     """
 
     def __init__(self, locations: Sequence[Path | str]) -> None:
-        for path in map(Path, locations):
-            if not path.exists():
+        for location in map(Path, locations):
+            if not location.exists():
                 raise SohoError(
-                    f"images: {path} does not exist; expected a picture, a folder or a .zip file of pictures"
+                    f"images: {location} does not exist; expected a picture, a folder or a .zip file of pictures"
                 )
         single = [str(path) for path in locations if not _is_place(Path(path))]
         super().__init__([path for path in locations if _is_place(Path(path))])

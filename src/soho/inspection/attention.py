@@ -1,8 +1,8 @@
 """Where a trained model looks from a word: attention to the cells of a picture, and its part in the output.
 
 (a) Attention: what the word's tokens attend to among the visual tokens, mean over heads. (b) Gradient x attention: the
-same weights, each times the positive part of the gradient of the model's output by it: the attention that speaks for the
-match, the answer or the class. The output is taken as log-odds, so that a probability near one has a gradient too.
+same weights, each times the positive part of the gradient of the model's output by it: what of the attention speaks for
+the match, the answer or the class. The output is taken as log-odds, so that one near certainty has a gradient too.
 
 The output reads only the [CLS] row of the last layer (and the models compute only that one). A word's own row there
 leads nowhere; so words are read in the layer before it, and the whole text in the last one, in its [CLS] row.
@@ -10,7 +10,6 @@ leads nowhere; so words are read in the layer before it, and the whole text in t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,11 +20,11 @@ from torch import Tensor
 
 from soho.errors import SohoError
 from soho.inspection.attention_maps import attention_rollout, attention_rows, cell_map, gradient_rows
+from soho.inspection.attention_targets import choose_target, log_odds, outputs
 from soho.inspection.code_map import as_picture, cells_only, grid_shape, read_size
-from soho.inspection.text_words import TextWord, text_words
+from soho.inspection.text_words import TextWord, text_words, words_in
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
-from soho.models.modeling_visual_entailment import ENTAILMENT_CLASSES, SohoForVisualEntailment
 from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
 from soho.pipelines import Picture, SohoPipeline
 
@@ -147,56 +146,12 @@ def word_maps(
         match = next(one.probability for one in pipeline.match(image, text))
         probability = match if names[number] == "match" else 1.0 - match
     notes = _notes(pipeline, found, for_words, len(readings[0].attentions))
+    if words is None and (cut := len(words_in(text)) - len(found)):
+        limit = pipeline.processor.text_length
+        notes = (*notes, f"The model reads the first {limit} tokens of the text; {cut} of its words are beyond.")
     common = (found, for_words, for_whole, rollout, model.config)
     maps = [_maps(reading, *common, names[number], probability, notes) for reading in readings]
     return replace(maps[0], second=maps[1]) if len(maps) > 1 else maps[0]
-
-
-def outputs(pipeline: SohoPipeline, cls: Sequence[Tensor]) -> tuple[list[str], Tensor, Tensor]:
-    """Return names, logits (A,) and probabilities (A,) of what a model can say.
-
-    Args:
-        pipeline: a model of any task.
-        cls: (1, C) fused [CLS] of each picture.
-    """
-    model = pipeline.model
-    if isinstance(model, SohoForQuestionAnswering):
-        logits = model.answer_head(cls[0])[0].float()
-        return list(model.config.answers), logits, logits.detach().sigmoid()
-    if isinstance(model, SohoForVisualReasoning):
-        names, logits = ["false", "true"], model.reasoning_head(torch.cat(list(cls), dim=-1))[0].float()
-    elif isinstance(model, SohoForVisualEntailment):
-        names, logits = list(ENTAILMENT_CLASSES), model.entailment_head(cls[0])[0].float()
-    elif isinstance(model, SohoForImageTextRetrieval):
-        names, logits = ["no match", "match"], model.match_head(cls[0])[0].float()
-    else:
-        raise SohoError(f"a {type(model).__name__} has no output to follow; expected a model of one of the tasks")
-    return names, logits, logits.detach().softmax(0)
-
-
-def choose_target(names: Sequence[str], shares: Tensor, target: str | None) -> int:
-    """Return the place of the output to follow; see `word_maps`.
-
-    Raises:
-        SohoError: the model has no such output.
-    """
-    if target is None:
-        return names.index("match") if "match" in names else int(shares.argmax())
-    if target not in names:
-        near = difflib.get_close_matches(target, names, n=3)
-        some = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names[:10])}"
-        raise SohoError(
-            f"the model has no output {target!r}; {some}" + (", ..." if not near and len(names) > 10 else "")
-        )
-    return names.index(target)
-
-
-def log_odds(logits: Tensor, number: int, one_of_many: bool) -> Tensor:
-    """Return the log-odds () of one output (A,): its logit, less what all others have where only one can be right."""
-    if not one_of_many:
-        return logits[number]
-    others = torch.cat((logits[:number], logits[number + 1 :]))
-    return logits[number] - others.logsumexp(0)
 
 
 def _layers(count: int, start: int, layer: int | None) -> tuple[int, int]:
@@ -222,7 +177,8 @@ def _read(pipeline: SohoPipeline, image: Picture, text: str) -> _Reading:
     hidden, _, attentions = trunk.fuse(read, batch["attention_mask"], visual, encoding.mask, output_attentions=True)
     assert attentions is not None
     valid = cells_only(encoding.mask[0], bool(config.visual_summary))
-    grid = grid_shape(*batch["pixel_values"].shape[-2:], len(valid))
+    height, width = batch["pixel_values"].shape[-2:]
+    grid = grid_shape(height, width, len(valid))
     return _Reading(hidden, attentions, valid.reshape(grid), read_size(pipeline, picture))
 
 
@@ -279,7 +235,7 @@ def _notes(pipeline: SohoPipeline, words: Sequence[TextWord], layer: int, layers
         )
     if layer == layers - 1:
         notes.append(
-            "The output reads only the [CLS] row of the last layer, so the words' gradient maps in it are zero; only that "
+            "The output reads only the [CLS] row of the last layer, so the gradient maps of words in it are zero; that "
             "of the whole text is not."
         )
     model = pipeline.model

@@ -108,12 +108,14 @@ def draw_panels(blocks: Sequence[WordPanels], text: str, line: str) -> Image.Ima
     shapes = [_shape(block) for block in blocks]
     width = 3 * _GAP + max((min(shape.columns, shape.panels) + 1) * shape.pitch for shape in shapes)
     heading = _wrapped(text, bold, width - 4 * _GAP)
-    head = 2 * _GAP + 30 * len(heading) + 34
+    below = _wrapped(line, small, width - 4 * _GAP)
+    head = 2 * _GAP + 30 * len(heading) + 18 * len(below) + 16
     sheet = Image.new("RGB", (width, head + sum(shape.height for shape in shapes) + _GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, row in enumerate(heading):
         draw.text((2 * _GAP, 2 * _GAP + 30 * number), row, INK, bold)
-    draw.text((2 * _GAP, 2 * _GAP + 30 * len(heading) + 2), line, FAINT, small)
+    for number, row in enumerate(below):
+        draw.text((2 * _GAP, 2 * _GAP + 30 * len(heading) + 18 * number + 2), row, FAINT, small)
     top = head
     for block, shape in zip(blocks, shapes):
         _draw_block(sheet, draw, block, shape, top)

@@ -54,8 +54,8 @@ def dictionary_size(pipeline: SohoPipeline) -> int:
     """
     if pipeline.model.trunk.visual_dictionary is None:
         raise SohoError(
-            "this model has no visual dictionary; expected a pre-training folder, or a model fine-tuned from one in the "
-            "paper's wiring"
+            "this model has no visual dictionary; expected a pre-training folder, or one that was fine-tuned from it "
+            "in the paper's wiring"
         )
     return int(pipeline.model.config.dictionary_size)
 

@@ -30,8 +30,8 @@ from soho.randomness import keyed_generator
 Order = Literal["random", "use"]
 _NAMES_KEPT = 20
 NEAREST = (
-    "This model reads the features before the dictionary: shown is the code nearest to each feature, and the CNN may have "
-    "moved on since the codes did."
+    "This model reads the features before the dictionary: shown is the code nearest to each feature, and the CNN may "
+    "have moved on since the codes did."
 )
 WORDS = (
     "Beside each index stand the words that captions of its images say more often than others (log-likelihood ratio, "
@@ -118,6 +118,7 @@ def study_dictionary(
     per_code: int = 8,
     order: Order = "random",
     patch_size: int = 96,
+    context: float = 0.5,
     seed: int = 0,
     progress: bool = True,
 ) -> DictionaryStudy:
@@ -134,6 +135,7 @@ def study_dictionary(
         per_code: patches per code, each of another picture.
         order: "use" shows the most used codes, "random" draws among those in use.
         patch_size: edge of a patch in pixels, cut from the picture in its own size.
+        context: how much of the neighbourhood a patch shows at each side, as a share of a cell.
         seed: of the draws.
         progress: show a progress bar.
 
@@ -164,7 +166,7 @@ def study_dictionary(
     counts = _table(reservoir.hits, size)
     chosen = choose_codes(counts, codes, order, seed)
     entries = [reservoir.entry(code) for code in chosen]
-    _cut(pipeline, pictures, reservoir, entries, patch_size, progress)
+    _cut(pipeline, pictures, reservoir, entries, patch_size, context, progress)
     if captions is not None:
         words = telling_words(described, chosen)
         entries = [replace(entry, words=words[entry.code]) for entry in entries]
@@ -256,6 +258,7 @@ def _cut(
     reservoir: CellReservoir,
     entries: Iterable[CodePatches],
     patch_size: int,
+    context: float,
     progress: bool,
 ) -> None:
     """Fill in the patches; every picture that is needed is opened once."""
@@ -269,7 +272,7 @@ def _cut(
         picture = decode(pictures[number])
         size = read_size(pipeline, picture)
         for code, place, row, column in wanted[number]:
-            patch = cut_cell(picture, row, column, size, patch_size=patch_size)
+            patch = cut_cell(picture, row, column, size, context=context, patch_size=patch_size)
             patches.setdefault(code, {})[place] = patch
     for entry in shown:
         entry.patches = [patches[entry.code][place] for place in sorted(patches[entry.code])]

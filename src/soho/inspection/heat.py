@@ -8,7 +8,7 @@ from PIL import Image
 
 from soho.inspection.dictionary import STRIDE
 
-# What is not attended to fades towards this colour; what is keeps its own colours, which are what words are often about.
+# What is not attended to fades towards this colour. What is keeps its own colours: words are often about them.
 FADED = (236, 233, 226)
 REST = 0.12  # of the picture that shines through where the map is zero
 

@@ -101,6 +101,7 @@ def _table(maps: WordMaps) -> list[str]:
     lines = []
     for number, word in enumerate(maps.words):
         shares = " and ".join(f"{side.attention[number].sum():.0%}" for side in sides)
-        pieces = f" ({' '.join(maps.pieces[number])})" if len(maps.pieces[number]) > 1 else ""
+        cut = any(piece.startswith("##") for piece in maps.pieces[number])
+        pieces = f" ({' '.join(maps.pieces[number])})" if cut else ""
         lines.append(f"{word}{pieces}: {shares} of its attention goes to the picture{'s' if len(sides) > 1 else ''}")
     return lines

@@ -28,6 +28,11 @@ class TextWord:
     pieces: tuple[str, ...]
 
 
+def words_in(text: str) -> list[str]:
+    """Return the words of a text in order, as they stand in it."""
+    return _WORD.findall(text)
+
+
 def text_words(processor: SohoProcessor, text: str, wanted: Sequence[str] | None = None) -> list[TextWord]:
     """Find words in a text and their tokens in the sequence.
 
