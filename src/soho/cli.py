@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from soho.errors import SohoError
+
+if TYPE_CHECKING:
+    from soho.data.sources import Source
 
 EPILOG = (
     "Recipes are YAML files; `soho recipe` explains every key, and any of them can be changed on the command line: "
@@ -365,6 +368,71 @@ def search(
     opening: dict[str, Any] = {"model": model, "fast": fast, "device": device, "trust_remote_code": trust_remote_code}
     asked: dict[str, Any] = {"top": top, "rerank": rerank, "exact": exact, "measured": measure, "json": json}
     print(*search_index(index, texts or [], queries, html=html, **asked, **opening), sep="\n")
+
+
+@app.command()
+def dictionary(
+    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/pretrain/model.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures: a folder, a .zip file, or files.")],
+    out: Annotated[Path, typer.Option(help="Folder for dictionary.png and dictionary.html.", show_default=False)],
+    captions: Annotated[Path | None, typer.Option(help="A JSONL file with captions of the pictures.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe whose data has captions of the pictures.")] = None,
+    codes: Annotated[int, typer.Option(min=1, help="Codes to show.")] = 12,
+    patches: Annotated[int, typer.Option(min=1, max=24, help="Patches per code, each of another picture.")] = 8,
+    order: Annotated[str, typer.Option(help="random: drawn among the codes in use; use: the most used.")] = "random",
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Show which patches of pictures share a code of the visual dictionary, how the codes are used, and their words."""
+    from soho.inspection.look import look_at_dictionary
+
+    sources = _caption_sources(captions, recipe)
+    options = {"codes": codes, "per_code": patches, "order": order, "seed": seed}
+    for line in look_at_dictionary(model, images, out, sources, trust_remote_code, device, **options):
+        print(line)
+
+
+def _caption_sources(captions: Path | None, recipe: Path | None) -> list[Source] | None:
+    from soho.data.sources import Source
+    from soho.training.recipe import load_recipe
+
+    if captions is not None and recipe is not None:
+        raise SohoError("give either --captions FILE.jsonl or --recipe RECIPE, not both")
+    if captions is not None:
+        return [Source(format="jsonl", annotations=captions)]
+    data = None if recipe is None else load_recipe(recipe).data
+    return None if data is None else [*data.train, *data.validation, *data.test]
+
+
+@app.command()
+def attention(
+    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/retrieval/model.")],
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    out: Annotated[Path, typer.Option(help="Folder for attention.png and attention.html.", show_default=False)],
+    text: Annotated[str | None, typer.Argument(help="What is read against it.", show_default=False)] = None,
+    word: Annotated[
+        list[str] | None, typer.Option(help="A word of the text, or several in a row; repeatable. Default: all.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Instead of TEXT, for a question-answering model.")] = None,
+    second: Annotated[Path | None, typer.Option(help="The right picture, for a model that compares two.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The answer or class to follow. Default: match, or the most probable one.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Whose attention; 1 = the first. Default: the last but one.")
+    ] = None,
+    rollout: Annotated[bool, typer.Option("--rollout", help="Attention over all layers up to that one.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Show which cells of a picture the words of a text attend to, and which of it speaks for the model's output."""
+    from soho.inspection.look import look_at_words
+
+    pictures = [image] if second is None else [image, second]
+    options = {"target": target, "layer": layer, "rollout": rollout}
+    for line in look_at_words(model, pictures, text, question, word, out, trust_remote_code, device, **options):
+        print(line)
 
 
 def main() -> None:

@@ -24,7 +24,15 @@ ALLOWED: dict[str, set[str]] = {
     "soho.models": {"soho.errors"},
     "soho.training": {"soho.data", "soho.errors", "soho.randomness"},
     "soho.evaluation": {"soho.data.answer_text", "soho.errors", "soho.randomness"},
-    "soho.inspection": {"soho.errors", "soho.evaluation", "soho.randomness"},
+    "soho.inspection": {
+        "soho.data",
+        "soho.errors",
+        "soho.evaluation",
+        "soho.models",
+        "soho.pipelines",
+        "soho.processing",
+        "soho.randomness",
+    },
     "soho.tasks": {
         "soho.data",
         "soho.errors",
@@ -75,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.errors",
         "soho.evaluation",
         "soho.export",
+        "soho.inspection",
         "soho.pipelines",
         "soho.runs",
         "soho.search",
@@ -170,8 +179,36 @@ def test_the_demonstration_and_the_runs_are_leaves() -> None:
     assert importers("soho.export") <= {"soho.cli"}
     assert importers("soho.runs") <= {"soho.cli", "soho.demo", "soho.export"}
     assert importers("soho.conversion") <= {"soho.cli"}
-    assert importers("soho.pipelines") <= {"soho", "soho.cli", "soho.demo", "soho.export", "soho.search"}
+    assert importers("soho.pipelines") <= {
+        "soho",
+        "soho.cli",
+        "soho.demo",
+        "soho.export",
+        "soho.inspection",
+        "soho.search",
+    }
     assert importers("soho.search") <= {"soho.cli"}
+
+
+# Modules of the inspection that look inside a model; all others are given arrays and pictures.
+LOOKS_INSIDE = {
+    "attention",
+    "attention_page",
+    "attention_targets",
+    "code_map",
+    "dictionary_study",
+    "look",
+    "text_words",
+}
+
+
+def test_drawing_and_the_report_know_no_model() -> None:
+    for module in NAMES:
+        if within(module, "soho.inspection") and module.split(".")[-1] not in LOOKS_INSIDE:
+            rooms = {room_of(other) for other in imports_of(module)} - {"soho.inspection"}
+            assert rooms <= {"soho.errors", "soho.evaluation", "soho.randomness"}, module
+            insides = {other.split(".")[-1] for other in imports_of(module) if within(other, "soho.inspection")}
+            assert not insides & LOOKS_INSIDE, module
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from soho.errors import SohoError
 from soho.evaluation.metrics import perplexity
@@ -16,7 +18,6 @@ from soho.randomness import keyed_generator
 
 # Pixels between the centres of two cells: the CNN's 32 times the 2x2 max-pool (section 3.1).
 STRIDE = 64
-PAPER, INK, FAINT = (250, 249, 246), (38, 38, 36), (128, 126, 120)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,24 @@ class CodeHealth:
         return cls(len(hits), used, len(hits) - used, perplexity(hits), majority)
 
 
+@dataclass(frozen=True)
+class CodeWord:
+    """A word of the captions that goes with a code; see `soho.inspection.code_words`.
+
+    Attributes:
+        word: in lower case.
+        images: images that have both the code and the word.
+        lift: how many times as often the word is said of images with the code as of all images; its binary logarithm
+            is the pointwise mutual information in bits.
+        evidence: log-likelihood ratio G^2 of the two being independent.
+    """
+
+    word: str
+    images: int
+    lift: float
+    evidence: float
+
+
 @dataclass
 class CodePatches:
     """What one code of the dictionary stands for.
@@ -56,6 +75,7 @@ class CodePatches:
         images: images in which it occurs.
         share: its share of all cells looked at.
         patches: square crops around some of the cells.
+        words: what the captions of its images say more often than others, best first; None: no captions were given.
     """
 
     code: int
@@ -63,6 +83,86 @@ class CodePatches:
     images: int = 0
     share: float = 0.0
     patches: list[Image.Image] = field(default_factory=list)
+    words: Sequence[CodeWord] | None = None
+
+
+class Pick(NamedTuple):
+    """A cell that was drawn to show a code: at `place` of what is kept of it, cell (row, column) of an image."""
+
+    code: int
+    place: int
+    image: int
+    row: int
+    column: int
+
+
+class CellReservoir:
+    """Draws cells to show codes while images go by, and counts.
+
+    Every image offers at most one cell per code, drawn from its cells, and of all images that have the code
+    `per_code` are drawn, so that the cells show the code and not one lucky image. Equal seeds give equal draws. Only
+    places are kept, no pixels.
+
+    Args:
+        per_code: most cells kept per code.
+        seed: of the draws.
+        codes: only these; None: all.
+
+    Attributes:
+        hits: code -> cells that have it.
+        images: code -> images that have it.
+        kept: code -> the cells drawn so far.
+        cells: all cells looked at.
+    """
+
+    def __init__(self, per_code: int, seed: int = 0, codes: Iterable[int] | None = None) -> None:
+        self.per_code, self.seed = per_code, seed
+        self.only = None if codes is None else frozenset(codes)
+        self.hits: Counter[int] = Counter()
+        self.images: Counter[int] = Counter()
+        self.kept: dict[int, list[Pick]] = {}
+        self.cells = 0
+
+    def add(self, number: int, indices: npt.ArrayLike, valid: npt.ArrayLike) -> list[Pick]:
+        """Look at an image.
+
+        Args:
+            number: of the image; the draws belong to it.
+            indices: (h, w) code of every cell.
+            valid: (h, w) which cells hold picture.
+
+        Returns:
+            The cells that are kept now; one may take the place of an earlier one.
+
+        Raises:
+            SohoError: shapes differ.
+        """
+        grid, mask = np.asarray(indices), np.asarray(valid, dtype=bool)
+        if grid.shape != mask.shape or grid.ndim != 2:
+            raise SohoError(f"image {number} has a grid of indices {grid.shape} but a valid mask {mask.shape}")
+        self.cells += int(mask.sum())
+        picks = []
+        for code in (int(value) for value in np.unique(grid[mask])):
+            if self.only is not None and code not in self.only:
+                continue
+            cells = np.argwhere((grid == code) & mask)
+            self.hits[code] += len(cells)
+            self.images[code] += 1
+            kept = self.kept.setdefault(code, [])
+            draw = keyed_generator(self.seed, "dictionary patches", code, number)
+            # Reservoir sampling: after n images each of them is kept with probability per_code / n.
+            place = len(kept) if len(kept) < self.per_code else int(draw.integers(self.images[code]))
+            if place < self.per_code:
+                row, column = (int(value) for value in cells[draw.integers(len(cells))])
+                pick = Pick(code, place, number, row, column)
+                kept[place : place + 1] = [pick]
+                picks.append(pick)
+        return picks
+
+    def entry(self, code: int) -> CodePatches:
+        """Return what was counted of a code, without patches."""
+        share = self.hits[code] / self.cells if self.cells else 0.0
+        return CodePatches(code, self.hits[code], self.images[code], share)
 
 
 def most_used_codes(counts: npt.ArrayLike, number: int) -> list[int]:
@@ -90,10 +190,7 @@ def collect_patches(
     patch_size: int = 96,
     seed: int = 0,
 ) -> list[CodePatches]:
-    """Cut out what maps to each of some codes (the figure of section 4.4).
-
-    Every image offers at most one patch per code, drawn from its cells, and of all images that have the code
-    `per_code` are drawn, so that a patch shows the code and not one lucky image. Equal seeds give equal patches.
+    """Cut out what maps to each of some codes (the figure of section 4.4); see `CellReservoir` for the draws.
 
     Args:
         examples: images in the size in which the model read them (before or after padding), the index of every cell
@@ -111,75 +208,54 @@ def collect_patches(
     Raises:
         SohoError: grids whose shapes differ.
     """
-    found = {code: CodePatches(code) for code in codes}
-    total = 0
+    reservoir = CellReservoir(per_code, seed, codes)
+    patches: dict[int, list[Image.Image]] = {code: [] for code in codes}
     for number, (image, indices, valid) in enumerate(examples):
-        grid, mask = np.asarray(indices), np.asarray(valid, dtype=bool)
-        if grid.shape != mask.shape or grid.ndim != 2:
-            raise SohoError(f"image {number} has a grid of indices {grid.shape} but a valid mask {mask.shape}")
-        total += int(mask.sum())
-        for code in np.unique(grid[mask]):
-            entry = found.get(int(code))
-            if entry is None:
-                continue
-            cells = np.argwhere((grid == code) & mask)
-            entry.hits += len(cells)
-            entry.images += 1
-            draw = keyed_generator(seed, "dictionary patches", int(code), number)
-            # Reservoir sampling: after n images each of them is kept with probability per_code / n.
-            place = len(entry.patches) if len(entry.patches) < per_code else int(draw.integers(entry.images))
-            if place < per_code:
-                row, column = cells[draw.integers(len(cells))]
-                entry.patches[place : place + 1] = [_crop(image, row, column, stride, context, patch_size)]
-    for entry in found.values():
-        entry.share = entry.hits / total if total else 0.0
-    return [found[code] for code in codes]
+        for code, place, _, row, column in reservoir.add(number, indices, valid):
+            patch = cut_cell(image, row, column, stride=stride, context=context, patch_size=patch_size)
+            patches[code][place : place + 1] = [patch]
+    return [replace(reservoir.entry(code), patches=patches[code]) for code in codes]
 
 
-def contact_sheet(entries: Sequence[CodePatches], columns: int = 8, gap: int = 6) -> Image.Image:
-    """Draw one line of patches per code, with its index, hits and share of all cells.
+def cell_square(
+    size: tuple[int, int],
+    row: int,
+    column: int,
+    read_size: tuple[int, int] | None = None,
+    stride: int = STRIDE,
+    context: float = 0.5,
+) -> tuple[int, int, int, int]:
+    """Return the square around a cell, moved inwards at the border so that no emptiness is shown.
 
     Args:
-        entries: what `collect_patches` returned.
-        columns: patches per line.
-        gap: pixels between patches.
+        size: (width, height) of the picture to cut from.
+        row: of the cell.
+        column: of the cell.
+        read_size: (width, height) in which the model read it, without padding; None: in `size`.
+        stride: pixels of the read picture per cell.
+        context: how much of the neighbourhood is shown at each side, as a share of a cell.
 
     Returns:
-        An RGB image.
-
-    Raises:
-        SohoError: there is nothing to draw.
+        (left, top, right, bottom) in pixels of the picture to cut from.
     """
-    edge = max((patch.width for entry in entries for patch in entry.patches), default=0)
-    if not edge:
-        raise SohoError("a contact sheet needs at least one code with a patch")
-    label = 132
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    width = gap + label + columns * (edge + gap)
-    sheet = Image.new("RGB", (width, gap + len(entries) * (edge + gap)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for line, entry in enumerate(entries):
-        top = gap + line * (edge + gap)
-        middle = top + edge // 2
-        draw.text((2 * gap, middle - 10), f"code {entry.code}", INK, font, anchor="lm")
-        draw.text((2 * gap, middle + 10), f"{entry.share:.1%} of cells", FAINT, small, anchor="lm")
-        for column, patch in enumerate(entry.patches[:columns]):
-            sheet.paste(patch, (gap + label + column * (edge + gap), top))
-    return sheet
+    width, height = size
+    across, down = (width / read_size[0], height / read_size[1]) if read_size else (1.0, 1.0)
+    edge = min(max(1, round(stride * math.sqrt(across * down) * (1 + 2 * context))), width, height)
+    centre_x, centre_y = (column + 0.5) * stride * across, (row + 0.5) * stride * down
+    left = round(min(max(centre_x - edge / 2, 0), width - edge))
+    top = round(min(max(centre_y - edge / 2, 0), height - edge))
+    return left, top, left + edge, top + edge
 
 
-def contact_sheets(entries: Sequence[CodePatches], codes_per_sheet: int = 12, columns: int = 8) -> list[Image.Image]:
-    """Draw as many sheets as are needed for all codes that have a patch; see `contact_sheet`."""
-    shown = [entry for entry in entries if entry.patches]
-    number = math.ceil(len(shown) / codes_per_sheet)
-    return [contact_sheet(shown[i * codes_per_sheet : (i + 1) * codes_per_sheet], columns) for i in range(number)]
-
-
-def _crop(image: Image.Image, row: int, column: int, stride: int, context: float, size: int) -> Image.Image:
-    """Cut a square around a cell, moved inwards at the border so that no emptiness is shown."""
-    edge = min(round(stride * (1 + 2 * context)), image.width, image.height)
-    centre_x, centre_y = (column + 0.5) * stride, (row + 0.5) * stride
-    left = round(min(max(centre_x - edge / 2, 0), image.width - edge))
-    top = round(min(max(centre_y - edge / 2, 0), image.height - edge))
-    square = image.convert("RGB").crop((left, top, left + edge, top + edge))
-    return square.resize((size, size), Image.Resampling.BICUBIC)
+def cut_cell(
+    image: Image.Image,
+    row: int,
+    column: int,
+    read_size: tuple[int, int] | None = None,
+    stride: int = STRIDE,
+    context: float = 0.5,
+    patch_size: int = 96,
+) -> Image.Image:
+    """Cut the square of `cell_square` out of a picture; returns `patch_size` x `patch_size` RGB pixels."""
+    square = image.convert("RGB").crop(cell_square(image.size, row, column, read_size, stride, context))
+    return square.resize((patch_size, patch_size), Image.Resampling.BICUBIC)

@@ -27,8 +27,10 @@ from soho.inspection.report_parts import (
     MetricRow,
     MetricTable,
     Note,
+    Panel,
     RetrievalExample,
     Section,
+    WordPanels,
 )
 from soho.inspection.report_style import STYLE
 
@@ -45,9 +47,11 @@ __all__ = [
     "MetricRow",
     "MetricTable",
     "Note",
+    "Panel",
     "RetrievalExample",
     "Section",
     "Series",
+    "WordPanels",
     "write_report",
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from soho.inspection.curves import Curve, draw_curve, format_value
-from soho.inspection.dictionary import CodePatches
+from soho.inspection.dictionary import CodePatches, CodeWord
 from soho.inspection.markup import Html, Picture, aspect, join, paragraphs, picture, tag
 from soho.inspection.report_parts import (
     AnsweredQuestion,
@@ -18,6 +18,7 @@ from soho.inspection.report_parts import (
     MetricTable,
     Note,
     RetrievalExample,
+    WordPanels,
 )
 
 GRID = 300  # edge in pixels of a picture among others
@@ -189,8 +190,57 @@ def _code(entry: CodePatches) -> Html:
             tag("b", f"index {entry.code}"),
             tag("span", f"{entry.share:.1%} of cells · {entry.images:,} images", class_="note"),
         ),
+        _words(entry.words) if entry.words is not None else None,
         tag("div", (picture(patch, f"patch of index {entry.code}", 128) for patch in entry.patches), class_="patches"),
         class_="code",
+    )
+
+
+def _words(words: Sequence[CodeWord]) -> Html:
+    if not words:
+        return tag("p", "no word stands out", class_="note")
+    title = "{}: in {:,} of its images, {:.2f} times as often as in all, G² {:.0f}"
+    return tag(
+        "ul",
+        (
+            tag(
+                "li",
+                word.word,
+                tag("span", f"×{word.lift:.1f}", class_="note"),
+                title=title.format(word.word, word.images, word.lift, word.evidence),
+            )
+            for word in words
+        ),
+        class_="said",
+    )
+
+
+def render_panels(panels: WordPanels) -> Html:
+    """A picture with one panel per word beside it, each map under its name."""
+    rows = (
+        tag(
+            "div",
+            tag("p", name, class_="note"),
+            tag(
+                "ul",
+                (
+                    tag(
+                        "li",
+                        picture(panel.picture, f"{name}: {panel.label}", GRID),
+                        tag("p", tag("b", panel.label), tag("span", f" {panel.note}", class_="note")),
+                    )
+                    for panel in row
+                ),
+            ),
+        )
+        for name, row in panels.rows
+    )
+    return tag(
+        "figure",
+        tag("figcaption", panels.title) if panels.title else None,
+        tag("div", picture(panels.picture, "the picture", LARGE), class_="whole"),
+        rows,
+        class_="panels",
     )
 
 
@@ -201,5 +251,6 @@ LAYOUTS: dict[type, tuple[Callable[[Any], Html], str]] = {
     RetrievalExample: (render_retrieval, "examples"),
     AnsweredQuestion: (render_question, "questions"),
     DictionaryPatches: (render_dictionary, "dictionary"),
+    WordPanels: (render_panels, "maps"),
     Note: (render_note, "prose"),
 }

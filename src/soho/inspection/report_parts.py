@@ -144,13 +144,43 @@ class DictionaryPatches:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A picture with a map laid over it.
+
+    Attributes:
+        picture: as it is to be shown.
+        label: the word.
+        note: a figure beside it.
+    """
+
+    picture: Picture
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class WordPanels:
+    """Maps of the words of a text over one picture.
+
+    Attributes:
+        picture: without any map.
+        rows: name of each kind of map, and one panel per word.
+        title: which picture.
+    """
+
+    picture: Picture
+    rows: Sequence[tuple[str, Sequence[Panel]]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Note:
     """A passage of text; blank lines divide paragraphs."""
 
     text: str
 
 
-Item = Figure | Curve | MetricTable | RetrievalExample | AnsweredQuestion | DictionaryPatches | Note
+Item = Figure | Curve | MetricTable | RetrievalExample | AnsweredQuestion | DictionaryPatches | WordPanels | Note
 
 # What a reader who does not know the paper needs in order to read each kind of item.
 EXPLANATIONS: dict[type, str] = {
@@ -177,6 +207,11 @@ EXPLANATIONS: dict[type, str] = {
         "The visual dictionary gives every part of an image one of a fixed number of indices, as a text is made of "
         "words. Nobody says what they mean: each line shows parts of images that got the same index. Perplexity is "
         "the number of equally used indices that the use is worth; a dictionary that collapsed would have few."
+    ),
+    WordPanels: (
+        "Where the model looks from a word. Attention: from which cells of the image the word takes information, mean "
+        "over heads. Gradient x attention: the part of it that speaks for the model's output. Each panel is scaled to "
+        "its own maximum, and what is not attended to is faded; the number tells how much there is."
     ),
     Note: "",
 }

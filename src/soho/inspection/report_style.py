@@ -148,6 +148,17 @@ td.ours .bar { background: var(--accent); opacity: .8; }
 .code > div:first-child { display: flex; gap: .8rem; align-items: baseline; font-size: .92rem; }
 .patches { display: grid; grid-template-columns: repeat(8, 1fr); gap: 4px; margin-top: .4rem; }
 .patches img { width: 100%; border-radius: 3px; }
+.said { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-size: .92rem; color: var(--accent); margin-top: .1rem; }
+.said .note { margin-left: .25em; }
+.code > p.note { margin: .1rem 0 0; }
+
+.maps { display: grid; gap: 3rem; }
+.panels .whole { max-width: 460px; margin: .6rem 0 0; }
+.panels .whole img { width: 100%; }
+.panels > div > p { margin: 1.6rem 0 .5rem; }
+.panels ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem .9rem; }
+.panels li img { width: 100%; }
+.panels li p { margin: .3rem 0 0; font-size: .92rem; line-height: 1.35; }
 
 @media (max-width: 620px) {
   .pictures { flex-wrap: wrap; }

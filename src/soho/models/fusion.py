@@ -115,7 +115,8 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
         dropout: on the attention weights.
 
     Returns:
-        (P, heads, Q, D) and the weights (P, heads, Q, S) before dropout.
+        (P, heads, Q, D) and the weights (P, heads, Q, S) before dropout. In float32 the former is computed from the
+        very tensor that is returned, so that `torch.autograd.grad` of a score by the weights is there.
     """
     pairs, heads, _, length = *query.shape[:3], key.shape[2]
     spare = -length % SOFTMAX_WIDTH if query.dtype == torch.bfloat16 else 0
@@ -126,8 +127,9 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
     bias = bias.repeat_interleave(heads, dim=0).unsqueeze(1)  # (P * heads, 1, S)
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
     weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(-1)
-    mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, value)
-    return mixed.unflatten(0, (pairs, heads)), weights.unflatten(0, (pairs, heads))[..., :length]
+    weights = weights.unflatten(0, (pairs, heads))
+    mixed = torch.bmm((F.dropout(weights, dropout) if dropout else weights).flatten(0, 1), value)
+    return mixed.unflatten(0, (pairs, heads)), weights[..., :length] if spare else weights
 
 
 def not_empty(mask: Tensor) -> Tensor:

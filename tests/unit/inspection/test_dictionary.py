@@ -5,12 +5,11 @@ import pytest
 from PIL import Image
 
 from soho.errors import SohoError
+from soho.inspection.contact_sheet import contact_sheet, contact_sheets
 from soho.inspection.dictionary import (
     CodeHealth,
     CodePatches,
     collect_patches,
-    contact_sheet,
-    contact_sheets,
     most_used_codes,
     spread_codes,
 )
