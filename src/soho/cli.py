@@ -442,6 +442,10 @@ def main() -> None:
     except SohoError as error:
         print(f"soho: {error}", file=sys.stderr)
         sys.exit(1)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        # A folder to write into that is a file, or somebody else's.
+        print(f"soho: {error.filename or error} cannot be used: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -198,7 +199,7 @@ class SohoPipeline:
         words = self.processor(text=rows, return_tensors="pt").to(self.device)
         text, text_mask = scorer.text_tokens(words["input_ids"], words["attention_mask"])
         scores = torch.empty(len(rows), len(images))
-        waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = {}  # by padded shape
+        waiting: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}  # by padded shape
 
         def score(shape: tuple[int, int]) -> None:
             places, pictures = zip(*waiting.pop(shape))

@@ -37,6 +37,7 @@ def check_recipe(recipe: Recipe, source: Path, split: str, trust_remote_code: bo
         raise SohoError(f"the recipe has task: {recipe.task}, but {source} holds a {type(model).__name__}")
     if not getattr(recipe.data, split):
         raise SohoError(f"the recipe names no source under data.{split}, which this command needs")
+    trained_model(recipe, source)  # what the measurement loads, by the recipe's own rules of whose code may run
 
 
 def cost_of_int8(recipe: Recipe, split: str, source: Path, exported: Path) -> dict[str, tuple[float, float]]:

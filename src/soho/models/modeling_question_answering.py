@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig
@@ -24,10 +23,6 @@ class SohoForQuestionAnswering(SohoPreTrainedModel):
             raise SohoError("a question-answering model needs config.answers, the list of answers it may give")
         self.soho = build_trunk(config)
         self.answer_head = self.soho.new_answer_head()
-        # Every answer starts at a probability of about 1 / A. From a half, the first hundred steps of a small set would
-        # do nothing but learn that most answers are wrong.
-        scores = [module for module in self.answer_head.modules() if isinstance(module, nn.Linear)][-1]
-        scores.initial_bias = -math.log(len(config.answers))
         self.post_init()
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

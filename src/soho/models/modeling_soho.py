@@ -12,6 +12,7 @@ the CNN once however many texts are read against it. Without them B = T = P and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,6 +66,10 @@ def with_summary(image: ImageEncoding, summary: Tensor) -> ImageEncoding:
     )
 
 
+# Attribute of a linear layer: what its biases start at, where that is not zero.
+INITIAL_BIAS = "initial_bias"
+
+
 class SohoPreTrainedModel(PreTrainedModel):
     """Weights, saving and the verbs that the trainer uses; see `SohoModel` for the network."""
 
@@ -110,7 +115,7 @@ class SohoPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
-                nn.init.constant_(module.bias, getattr(module, "initial_bias", 0.0))
+                nn.init.constant_(module.bias, getattr(module, INITIAL_BIAS, 0.0))
         elif isinstance(module, nn.Conv2d):
             # The 1x1 projection; a normalisation follows, so the usual variance-keeping scale is used.
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -207,8 +212,14 @@ class SohoModel(SohoPreTrainedModel):
         return nn.Linear(self.config.hidden_size, 2)
 
     def new_answer_head(self) -> nn.Module:
-        """Make the head that maps [CLS] (P, C) to one logit an answer (P, A) (section 4.2.2)."""
-        return mlp_head(self.config, self.config.hidden_size, len(self.config.answers))
+        """Make the head that maps [CLS] (P, C) to one logit an answer (P, A) (section 4.2.2).
+
+        Every answer starts at a probability of about 1 / A. From a half, the first hundred steps of a small set
+        would do nothing but learn that most answers are wrong.
+        """
+        head = mlp_head(self.config, self.config.hidden_size, len(self.config.answers))
+        setattr(head[-1], INITIAL_BIAS, -math.log(len(self.config.answers)))
+        return head
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the word embedding."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -218,13 +217,12 @@ def start_image_processor(folder: str | None, **changes: Any) -> SohoImageProces
 
 
 def _bilinear(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to (h, w, 3) as Pillow's bilinear filter does, in a quarter to an eighth of its time.
+    """Resize (H, W, 3) uint8 to (h, w, 3) as Pillow's bilinear filter does, three to eight times as fast.
 
     torch has the same integer arithmetic as Pillow, vectorised for pixels that lie channels last.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-        whole = torch.from_numpy(np.ascontiguousarray(pixels))
+    # torch warns of arrays that it may not write to, and silencing a warning is nothing for several threads.
+    whole = torch.from_numpy(np.ascontiguousarray(pixels) if pixels.flags.writeable else np.array(pixels))
     # The batch dimension first, then the permutation: the other way round torch does not see that channels are last.
     found = F.interpolate(whole[None].permute(0, 3, 1, 2), size[::-1], mode="bilinear", antialias=True)
     return np.ascontiguousarray(found[0].permute(1, 2, 0).numpy())

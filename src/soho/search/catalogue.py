@@ -89,6 +89,15 @@ class Catalogue:
             raise
         self.base.execute("COMMIT")
 
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Let everything that is read inside be of one moment, whatever another process writes meanwhile."""
+        self.base.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.base.execute("COMMIT")
+
     # -- Settings ---------------------------------------------------------------------------------------------------
 
     def meta(self) -> dict[str, str]:
@@ -221,11 +230,16 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         SohoError: another update is running.
     """
-    lock = sqlite3.connect(folder / LOCK, timeout=0.0, isolation_level=None)
+    try:
+        lock = sqlite3.connect(folder / LOCK, timeout=0.0, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise SohoError(f"{folder} cannot be written to: {error}") from None
     try:
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise SohoError(f"{folder} cannot be written to: {error}") from None
             raise SohoError(f"another `soho index` is writing to {folder}; wait until it has ended") from None
         yield
     finally:

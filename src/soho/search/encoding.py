@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 
 from soho.data.batching import AspectRatioBatches
 from soho.data.images import ImageDecodeError
@@ -102,7 +102,7 @@ class Encoder:
             broken.update({pictures[row].content: reason for row, reason in reasons.items()})
             good = [row for row in rows if row not in reasons]
             if good:
-                images = [found for found in decoded if isinstance(found, Image.Image)]
+                images = [found for found in decoded if not isinstance(found, str)]
                 batch_input = self.processor(images=images, canvas=pictures[good[0]].canvas)
                 tokens, mask = self.engine.image_tokens(batch_input["pixel_values"], batch_input["pixel_mask"])
                 store.add(tokens.float(), mask, good)
@@ -116,10 +116,10 @@ class Encoder:
 
     def _decode(
         self, pictures: Sequence[NewPicture], batches: Sequence[list[int]]
-    ) -> Iterator[tuple[list[int], list[Image.Image | str]]]:
+    ) -> Iterator[tuple[list[int], list[np.ndarray | str]]]:
         """Yield batches with their pictures, or the reason why one cannot be decoded, a few batches ahead."""
         with ThreadPoolExecutor(max_workers=self.workers) as pool:
-            waiting: deque[tuple[list[int], list[Future[Image.Image | str]]]] = deque()
+            waiting: deque[tuple[list[int], list[Future[np.ndarray | str]]]] = deque()
             for rows in batches:
                 waiting.append((rows, [pool.submit(self._read, pictures[row]) for row in rows]))
                 if len(waiting) > AHEAD:
@@ -128,7 +128,7 @@ class Encoder:
             for first, futures in waiting:
                 yield first, [future.result() for future in futures]
 
-    def _read(self, picture: NewPicture) -> Image.Image | str:
+    def _read(self, picture: NewPicture) -> np.ndarray | str:
         try:
             return read_picture(
                 self.library, picture.path, picture.content, self.processor.image_processor, picture.canvas

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from soho.data.images import ImageDecodeError, decode_bytes, image_size, read_bytes
 from soho.data.schema import ImageRef
@@ -87,7 +87,7 @@ def padded_size(folder: Path, path: str, processor: SohoImageProcessor) -> Size:
     return processor.padded_size(*image_size(_ref(folder, path)))
 
 
-def read_picture(folder: Path, path: str, content: str, processor: SohoImageProcessor, canvas: Size) -> Image.Image:
+def read_picture(folder: Path, path: str, content: str, processor: SohoImageProcessor, canvas: Size) -> np.ndarray:
     """Decode a file of the library, upright and in the size in which the model reads it.
 
     Args:
@@ -96,6 +96,9 @@ def read_picture(folder: Path, path: str, content: str, processor: SohoImageProc
         content: what the file is known to hold.
         processor: of the model.
         canvas: (width, height) of the tensor.
+
+    Returns:
+        (h, w, 3) uint8.
 
     Raises:
         ImageDecodeError: it cannot be decoded, or holds something else by now.

@@ -113,9 +113,12 @@ def measure(
 
             (_, best), spent = _timed(score)
             result.exact += spent / len(texts)
-            _, near = nearest(index.segments, vectors, sizes[-1], index.graph)
+            near = np.empty((len(part), 0), dtype=np.int64)
             wanted += best.size
-            for k in sizes:
+            for k in sorted(sizes, reverse=True):
+                # A graph proposes in proportion to k; inner products of all pictures need to be ranked once.
+                if index.graph is not None or not near.size:
+                    _, near = nearest(index.segments, vectors, k, index.graph)
                 kept[k] += sum(len(np.intersect1d(ours, exact)) for ours, exact in zip(near[:, :k], best))
     result.recall = {k: kept[k] / wanted for k in sizes}
     return result, index

@@ -88,7 +88,8 @@ class PictureIndex:
 
     def _look(self) -> None:
         """Take notice of what the index holds now."""
-        parts = [Segment(self.folder, n, self.catalogue.live_rows(n)) for n, _ in self.catalogue.segments()]
+        with self.catalogue.one_moment():
+            parts = [Segment(self.folder, n, self.catalogue.live_rows(n)) for n, _ in self.catalogue.segments()]
         self.segments = [segment for segment in parts if len(segment.live)]
         self.graph: Any = open_graph(self.folder, self.segments)
 
@@ -133,11 +134,17 @@ class PictureIndex:
         pipeline = pipeline_of(model, device, trust_remote_code)
         searcher(pipeline)
         fingerprint = index_fingerprint(pipeline)
+        if out.exists() and not out.is_dir():
+            raise SohoError(f"{out} is a file; expected a folder for the index, which is made where it is missing")
         out.mkdir(parents=True, exist_ok=True)
         with only_writer(out), closing(Catalogue(out, write=True)) as catalogue:
             settings = catalogue.meta()
             if settings:
                 must_agree(out, settings, fingerprint)
+                if settings["dtype"] != dtype:
+                    raise SohoError(
+                        f"{out} keeps tokens as {settings['dtype']}; name it with --dtype, or another --out"
+                    )
                 if Path(settings["library"]) != place.resolve() and not moved:
                     raise SohoError(
                         f"{out} holds the pictures of {settings['library']}, not of {place}; name another --out, or "

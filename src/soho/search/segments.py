@@ -55,7 +55,9 @@ class Segment:
         try:
             return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
         except (OSError, ValueError) as error:
-            raise SohoError(f"{path} cannot be read ({error}); make the index anew") from None
+            raise SohoError(
+                f"{path} cannot be read ({error}); open the index again if it was updated meanwhile, else make it anew"
+            ) from None
 
     @cached_property
     def store(self) -> TokenStore:

@@ -34,8 +34,12 @@ def read_queries(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise SohoError(f"{path} is not a file; expected one text a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SohoError(f"{path} is no UTF-8 text (byte {error.start}); expected one text a line") from None
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         text: Any = line.strip()

@@ -11,9 +11,10 @@ import torch
 from tqdm import tqdm
 
 from soho.data.images import ImageDecodeError
+from soho.errors import SohoError
 from soho.search.catalogue import Catalogue, FileRow
 from soho.search.encoding import Encoder, NewPicture
-from soho.search.library import PictureFile, padded_size, read_content, reason_of, walk
+from soho.search.library import CHANGED, PictureFile, padded_size, read_content, reason_of, walk
 from soho.search.segments import Segment, discard, merge
 
 # Files that become part of the index together. After a kill at most so many are hashed again; none is encoded again.
@@ -80,10 +81,18 @@ def bring_up_to_date(
         window: files that are taken in together.
 
     Raises:
-        SohoError: the library's folder is gone.
+        SohoError: the library's folder is gone, or empty where the index is not.
     """
     begun, report, folder = time.monotonic(), UpdateReport(), catalogue.folder
-    total = catalogue.scan(walk(encoder.library), rehash)
+    found = list(walk(encoder.library))
+    held = catalogue.counts()[1]
+    if not found and held:
+        # Mostly a drive that is not mounted; hours of encoding would be thrown away.
+        raise SohoError(
+            f"{encoder.library} holds no picture now, but the index {held:,} of them; is the drive there? Delete "
+            f"{folder} where they are really gone"
+        )
+    total = catalogue.scan(found, rehash)
     discard(folder, [*(number for number, _ in catalogue.segments()), catalogue.next_segment()])
     after = ""
     with tqdm(total=total, desc="indexing", unit="picture", disable=not progress, dynamic_ncols=True) as bar:
@@ -133,7 +142,10 @@ def _take_in(
     for file in files:
         if file.path in contents:
             why = broken.get(contents[file.path])
-            rows[file.path] = FileRow(file.path, None if why else contents[file.path], file.size, file.mtime, why)
+            # What failed for a reason outside of the file is tried again by the next update.
+            passing = why is not None and (why == CHANGED or why.startswith("cannot be read"))
+            time_seen = UNREAD if passing else file.mtime
+            rows[file.path] = FileRow(file.path, None if why else contents[file.path], file.size, time_seen, why)
     catalogue.commit(list(rows.values()), number if placed else None, placed)
     report.encoded += len(placed)
     report.known += sum(row.content is not None for row in rows.values()) - len(placed)

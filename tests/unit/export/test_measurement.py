@@ -34,7 +34,7 @@ def test_float32_figures_are_those_of_evaluate(
     found = cost_of_int8(tiny_recipe("vqa", world, tmp_path / "run"), "test", source, out)
     assert set(found) == set(expected) - {"majority"}
     assert {name: exact for name, (exact, _) in found.items()} == {name: expected[name] for name in found}
-    assert all(0 <= rounded <= 100 for name, (_, rounded) in found.items() if "accuracy" in name)
+    assert all(0 <= rounded <= 1 for name, (_, rounded) in found.items() if "accuracy" in name)
     assert f"accuracy: float32 {expected['accuracy']:.4g}, int8 {found['accuracy'][1]:.4g}" in said
     assert "model.int8.onnx: 8 products with weights in 8 bits" in said  # one layer of six, two of the head
 

@@ -270,3 +270,29 @@ def test_refusals(library: Path, model_folder: Path, pipeline: SohoPipeline, tmp
     with pytest.raises(SohoError, match=r"holds the pictures of .*library, not of .*add --moved"):
         build(tmp_path / "new place", pipeline, out)
     assert did(build(tmp_path / "new place", pipeline, out, moved=True)[1]) == (11, 11, 0, 0, 0)
+
+
+def test_an_empty_library_does_not_empty_the_index(library: Path, pipeline: SohoPipeline, tmp_path: Path) -> None:
+    index, _ = build(library, pipeline, tmp_path / "index")
+    kept = everything(tmp_path / "index")
+    away = tmp_path / "away"
+    library.rename(away)
+    library.mkdir()  # what a drive that is not mounted leaves
+    with pytest.raises(SohoError, match=r"holds no picture now, but the index 11 of them; is the drive there\?"):
+        index.update(**QUIET)
+    assert everything(tmp_path / "index") == kept
+    library.rmdir()
+    away.rename(library)
+    assert did(index.update(**QUIET)) == (11, 11, 0, 0, 0)
+
+
+def test_tokens_of_another_type_are_refused(library: Path, pipeline: SohoPipeline, tmp_path: Path) -> None:
+    build(library, pipeline, tmp_path / "index")
+    with pytest.raises(SohoError, match=r"keeps tokens as float16; name it with --dtype"):
+        build(library, pipeline, tmp_path / "index", dtype="float32")
+
+
+def test_a_file_is_no_place_for_an_index(library: Path, pipeline: SohoPipeline, tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("mine")
+    with pytest.raises(SohoError, match=r"index is a file; expected a folder"):
+        build(library, pipeline, tmp_path / "index")
