@@ -24,6 +24,7 @@ from soho.export import export_onnx
 from soho.export.graph import OneTextAPair, graph_of
 from soho.models import SohoPreTrainedModel
 from soho.pipelines import SohoPipeline
+from soho.processing import image_processing_soho
 from tests.support import ROOT
 from tests.unit.export.folders import TEXT_LENGTH, save_model
 from tests.unit.models.tiny import change_weights
@@ -164,6 +165,20 @@ def test_products_with_weights_are_in_8_bits(exported: Folders) -> None:
         assert {(16, 16), (16, 32), (32, 16)} <= dense
 
 
+@pytest.fixture
+def pillow_resizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the package resize with Pillow as the example does; torch's pixels differ by one level of 255 at most.
+
+    `test_resizing_is_that_of_pillow` holds that; the random models here magnify it.
+    """
+
+    def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+    monkeypatch.setattr(image_processing_soho, "_bilinear", resize)
+
+
+@pytest.mark.usefixtures("pillow_resizes")
 @pytest.mark.parametrize("kind", ["match", "released"])
 def test_the_example_matches_without_torch(kind: str, exported: Folders, pictures: list[Path]) -> None:
     source, out = exported(kind)
@@ -179,6 +194,7 @@ def test_the_example_matches_without_torch(kind: str, exported: Folders, picture
     assert len({round(share, 3) for share in shares}) > 5  # the model does look
 
 
+@pytest.mark.usefixtures("pillow_resizes")
 def test_the_example_answers_and_entails_without_torch(exported: Folders, pictures: list[Path]) -> None:
     for kind in ("vqa", "snli_ve"):
         source, out = exported(kind)
@@ -191,6 +207,7 @@ def test_the_example_answers_and_entails_without_torch(exported: Folders, pictur
                 assert found[one.text] == pytest.approx(one.probability, abs=1e-4)
 
 
+@pytest.mark.usefixtures("pillow_resizes")
 def test_the_example_judges_two_pictures_without_torch(exported: Folders, pictures: list[Path]) -> None:
     source, out = exported("nlvr2")
     pipeline = SohoPipeline.from_pretrained(source)
