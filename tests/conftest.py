@@ -11,11 +11,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.support import Soho
 
 IMAGES = {"train_images": 48, "validation_images": 16, "test_images": 20}
 
@@ -57,3 +60,23 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             train(tiny_recipe(task, world, out / task, start, "training.max_steps=2"))
 
     return shared_folder(tmp_path_factory, "trained", make)
+
+
+@pytest.fixture
+def soho(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Soho:
+    """Run the command in this process; returns exit code, stdout and stderr."""
+    from soho.cli import main
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["soho", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,7 @@ def shared_data(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the real-data collection: {relative} is not here (set SOHO_SHARED)")
     return path
+
+
+# Runs the command in this process (the fixture `soho`): arguments -> exit code, stdout, stderr.
+Soho = Callable[..., tuple[int, str, str]]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from soho.errors import SohoError
+from soho.folders import whole_folder
 from soho.models.initialization import load_tokenizer
 from soho.models.released.checkpoint import read_checkpoint
 from soho.models.released.conversion import ConversionReport, config_of, from_released
@@ -74,18 +73,10 @@ def convert_released(
         report.notes.append(
             "no tokenizer was named, so the folder holds none; training and `soho predict` need one (see --tokenizer)"
         )
-    new = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    try:
+    with whole_folder(out) as new:
         model.save_pretrained(new)
         _save_processor(words, new)
         (new / REPORT_NAME).write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, looked at above
-        new.replace(out)
-    except OSError as error:
-        raise SohoError(f"{out} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return report
 
 

@@ -161,7 +161,7 @@ class SohoPipeline:
         """
         self._must_be(SohoForImageTextRetrieval, "a retrieval or pre-training model")
         rows = [texts] if isinstance(texts, str) else texts
-        batch = self.processor(images=_open(image), text=rows, return_tensors="pt").to(self.device)
+        batch = self.processor(images=open_picture(image), text=rows, return_tensors="pt").to(self.device)
         pairs = torch.zeros(len(rows), dtype=torch.long, device=self.device)
         logits = self.model(**batch, pair_image_index=pairs).logits
         return [Prediction(text, float(value)) for text, value in zip(rows, logits.softmax(-1)[:, 1])]
@@ -214,7 +214,7 @@ class SohoPipeline:
 
         reader = self.processor.image_processor
         for place, image in enumerate(images):
-            picture = _open(image)
+            picture = open_picture(image)
             shape = reader.padded_size(*picture.size)
             waiting.setdefault(shape, []).append((place, reader.resized(picture, shape)))
             if len(waiting[shape]) == batch_size:
@@ -232,7 +232,7 @@ class SohoPipeline:
             SohoError: the model does something else, or the picture cannot be read.
         """
         self._must_be(SohoForQuestionAnswering, "a question-answering model")
-        batch = self.processor(images=_open(image), text=[question], return_tensors="pt").to(self.device)
+        batch = self.processor(images=open_picture(image), text=[question], return_tensors="pt").to(self.device)
         scores = self.model(**batch).logits[0].sigmoid()
         answers = cast(list[str], self.model.config.answers)
         best = scores.topk(min(top, len(answers)))
@@ -246,8 +246,8 @@ class SohoPipeline:
             SohoError: the model does something else, or a picture cannot be read.
         """
         self._must_be(SohoForVisualReasoning, "a visual-reasoning model")
-        batch = self.processor(images=_open(left), text=[sentence], return_tensors="pt")
-        second = self.processor(images=_open(right), return_tensors="pt")
+        batch = self.processor(images=open_picture(left), text=[sentence], return_tensors="pt")
+        second = self.processor(images=open_picture(right), return_tensors="pt")
         batch.update({f"{name}_2": value for name, value in second.items()})
         return _ranked(("false", "true"), self.model(**batch.to(self.device)).logits[0])
 
@@ -259,7 +259,7 @@ class SohoPipeline:
             SohoError: the model does something else, or the picture cannot be read.
         """
         self._must_be(SohoForVisualEntailment, "a visual-entailment model")
-        batch = self.processor(images=_open(image), text=[hypothesis], return_tensors="pt").to(self.device)
+        batch = self.processor(images=open_picture(image), text=[hypothesis], return_tensors="pt").to(self.device)
         return _ranked(ENTAILMENT_CLASSES, self.model(**batch).logits[0])
 
     def __call__(self, image: Picture, text: str, second: Picture | None = None) -> list[Prediction]:
@@ -323,7 +323,12 @@ def _ranked(names: Sequence[str], logits: Tensor) -> list[Prediction]:
     return sorted((Prediction(name, share) for name, share in pairs), key=lambda one: -one.probability)
 
 
-def _open(image: Picture) -> Image.Image:
+def open_picture(image: Picture) -> Image.Image:
+    """Return an RGB picture, opened where a path was given.
+
+    Raises:
+        SohoError: the file is missing or not a picture.
+    """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if not Path(image).is_file():

@@ -6,36 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from soho.cli import _shown, main
+from soho.cli import _shown
 from soho.training.tracking import read_log
-from tests.support import ROOT
+from tests.support import ROOT, Soho
 from tests.tiny_recipes import tiny_values, write_recipe
-
-Soho = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def soho(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Soho:
-    """Run the command in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["soho", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def one_sentence(result: tuple[int, str, str]) -> str:

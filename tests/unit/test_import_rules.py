@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
         "soho.randomness",
         "soho.training.recipe",
     },
-    "soho.conversion": {"soho.errors", "soho.models", "soho.processing"},
+    "soho.folders": {"soho.errors"},
+    "soho.conversion": {"soho.errors", "soho.folders", "soho.models", "soho.processing"},
     "soho.pipelines": {"soho.data", "soho.errors", "soho.models", "soho.processing"},
     "soho.search": {
         "soho.data",
@@ -58,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.data",
         "soho.errors",
         "soho.evaluation",
+        "soho.folders",
         "soho.models",
         "soho.pipelines",
         "soho.processing",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from soho.export.graph import OneTextAPair, graph_of
 from soho.export.inputs import Agreement, Answers, agreement
 from soho.export.onnx_file import OnnxModel, onnx_packages, pixel_step, write_int8, write_onnx
 from soho.export.settings import ABOUT, INT8, MODEL, TOLERANCE, describe, write_json, write_settings
+from soho.folders import whole_folder
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.pipelines import SohoPipeline
@@ -84,9 +83,8 @@ def export_onnx(
     model: Any = pipeline.model.float()
     step = pixel_step(pipeline.processor.image_processor.size_divisor)
     graph = graph_of(model)
-    new = out.with_name(f"{out.name}.partial-{os.getpid()}")
     report = ExportReport(out)
-    try:
+    with whole_folder(out) as new:
         new.mkdir(parents=True)
         say("tracing the model; takes half a minute to some minutes")
         write_onnx(graph, new / MODEL, step)
@@ -105,13 +103,6 @@ def export_onnx(
         write_settings(pipeline.processor, new)
         found = {MODEL: report.float32, INT8: report.int8}
         write_json(new / ABOUT, describe(model, graph, step, report.sizes, found))
-        if out.exists():
-            out.rmdir()  # empty, looked at above
-        new.replace(out)
-    except OSError as error:
-        raise SohoError(f"{out} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return report
 
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from soho.errors import SohoError
 from soho.inspection.attention_maps import attention_rollout, attention_rows, cell_map, gradient_rows
 from soho.inspection.attention_targets import choose_target, log_odds, outputs
-from soho.inspection.code_map import as_picture, cells_only, grid_shape, read_size
+from soho.inspection.code_map import cells_only, grid_shape, read_size
 from soho.inspection.text_words import TextWord, text_words, words_in
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
-from soho.pipelines import Picture, SohoPipeline
+from soho.pipelines import Picture, SohoPipeline, open_picture
 
 Map = npt.NDArray[np.float32]
 
@@ -165,7 +165,7 @@ def _layers(count: int, start: int, layer: int | None) -> tuple[int, int]:
 
 
 def _read(pipeline: SohoPipeline, image: Picture, text: str) -> _Reading:
-    picture = as_picture(image)
+    picture = open_picture(image)
     trunk, config = pipeline.model.trunk, pipeline.model.config
     batch = pipeline.processor(images=picture, text=[text]).to(pipeline.device)
     with torch.no_grad():  # what comes before fusion has no part in the gradients

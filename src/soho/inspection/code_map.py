@@ -8,20 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from soho.data.images import decode
-from soho.data.schema import ImageRef
 from soho.errors import SohoError
 from soho.inspection.dictionary import STRIDE
-from soho.pipelines import Picture, SohoPipeline
-
-
-def as_picture(image: Picture) -> Image.Image:
-    """Return an RGB picture, opened where a path was given.
-
-    Raises:
-        SohoError: the file is missing or not a picture.
-    """
-    return image.convert("RGB") if isinstance(image, Image.Image) else decode(ImageRef(str(image)))
+from soho.pipelines import Picture, SohoPipeline, open_picture
 
 
 def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
@@ -85,7 +74,7 @@ def code_map(pipeline: SohoPipeline, image: Picture) -> npt.NDArray[np.int64]:
     """
     dictionary_size(pipeline)
     trunk = pipeline.model.trunk
-    batch = pipeline.processor(images=as_picture(image)).to(pipeline.device)
+    batch = pipeline.processor(images=open_picture(image)).to(pipeline.device)
     height, width = batch["pixel_values"].shape[-2:]
     encoding = trunk.encode_image(batch["pixel_values"], batch["pixel_mask"])
     indices, summary = encoding.indices, bool(pipeline.model.config.visual_summary)

@@ -11,10 +11,9 @@ from soho.data.sources import Source
 from soho.errors import SohoError
 from soho.inspection.attention import WordMaps, word_maps
 from soho.inspection.attention_page import headline, write_word_maps
-from soho.inspection.code_map import as_picture
 from soho.inspection.dictionary_study import captions_among, check_order, study_dictionary, write_dictionary
 from soho.models.modeling_question_answering import SohoForQuestionAnswering
-from soho.pipelines import SohoPipeline
+from soho.pipelines import SohoPipeline, open_picture
 
 
 def look_at_dictionary(
@@ -88,7 +87,7 @@ def look_at_words(
     pipeline = SohoPipeline.from_pretrained(model, trust_remote_code, device)
     if question is not None and not isinstance(pipeline.model, SohoForQuestionAnswering):
         raise SohoError(f"{model} does not answer questions; give the text without --question")
-    pictures = [as_picture(image) for image in images]
+    pictures = [open_picture(image) for image in images]
     second = pictures[1] if len(pictures) > 1 else None
     maps = word_maps(pipeline, pictures[0], read, words or None, second=second, **options)
     written = write_word_maps(maps, pictures, read, out)

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from soho.cli import main
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining, SohoForQuestionAnswering, SohoForVisualReasoning
+from tests.support import Soho
 from tests.unit.inspection.tiny_pipeline import colour_pipeline, painted, save, tiny_pipeline
-
-Soho = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def soho(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Soho:
-    """Run the command in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["soho", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def sentence(result: tuple[int, str, str]) -> str:
@@ -187,7 +165,7 @@ def test_attention_messages(soho: Soho, models: Path, images: Path, tmp_path: Pa
     said = sentence(soho("attention", models / "nlvr2", picture, "two balls", *out))
     assert said.endswith("give the right picture too (--second)")
     said = sentence(soho("attention", retrieval, tmp_path / "gone.png", "a ball", *out))
-    assert said == f"{tmp_path / 'gone.png'}: the file is not there"
+    assert said == f"{tmp_path / 'gone.png'} is not a file; expected a picture"
     assert not (tmp_path / "out").exists()
 
 

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from soho.cli import main
 from soho.errors import SohoError
 from soho.search import PictureIndex
 from soho.search.measure import measure
 from soho.search.show import read_queries
+from tests.support import Soho
 from tests.unit.search.small import WORDS
-
-Soho = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def soho(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Soho:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["soho", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else 1
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_from_a_folder_to_a_page(soho: Soho, library: Path, model_folder: Path, tmp_path: Path) -> None:
