@@ -73,3 +73,18 @@ def test_a_signal_to_one_process_stops_both_and_the_run_continues_exactly(tmp_pa
         assert torch.equal(value, weights[name]), name
     other_number = train(tmp_path / "run", *options, processes=1)
     assert "other values of the number of processes" in other_number.stderr
+
+
+def test_the_process_group_ends_before_the_interpreter(tmp_path: Path) -> None:
+    # What is registered first runs last.
+    program = (
+        "import atexit, sys\n"
+        "import torch.distributed as dist\n"
+        "atexit.register(lambda: print('still there:', dist.is_initialized()))\n"
+        "import soho.training.processes\n"
+        "dist.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=0, world_size=1)\n"
+        "print('there:', dist.is_initialized())\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "meeting")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert said.splitlines() == ["there: True", "still there: False"]
