@@ -11,9 +11,9 @@ import pytest
 from soho.errors import SohoError
 from soho.runs import asked_questions, evaluate, submit_answers
 from soho.training.recipe import Recipe, load_recipe
-from tests.support import shared_data
+from tests.support import Soho, shared_data
 from tests.tiny_recipes import questions, tiny_recipe, tiny_values, write_recipe
-from tests.unit.test_cli import Soho, one_sentence, soho  # noqa: F401  (a fixture)
+from tests.unit.test_cli import one_sentence
 
 
 def recipe_file(root: Path, output: Path) -> Path:
@@ -55,7 +55,7 @@ def test_the_answers_are_those_that_evaluation_scores(world: Path, trained: Path
     assert evaluate(recipe, "validation", model)["accuracy"] == pytest.approx(score.result()["accuracy"])
 
 
-def test_the_command_writes_and_checks(soho: Soho, world: Path, trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_writes_and_checks(soho: Soho, world: Path, trained: Path, tmp_path: Path) -> None:
     recipe, out = recipe_file(world, tmp_path / "run"), tmp_path / "out.json"
     code, said, err = soho("submit", "vqa", recipe, "--model", trained / "vqa" / "model", "--out", out)
     assert code == 0, err

@@ -67,5 +67,10 @@ def test_a_second_interrupt_stops_at_once_but_not_an_echo_of_the_first() -> None
 
 
 def test_a_signal_that_stopped_nothing_is_passed_on() -> None:
-    with pytest.raises(KeyboardInterrupt), StopSignals():
-        os.kill(os.getpid(), signal.SIGINT)
+    # A shell starts its background jobs with the interrupt ignored, the tests among them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopSignals():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
