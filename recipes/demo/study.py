@@ -5,9 +5,9 @@
 Each seed draws another world and other weights. `whole budget` has, for each of the four tasks, no pre-training and as
 many fine-tuning steps as fit into the time that the training steps of pre-training and fine-tuning took together
 (evaluation does not count). So that seconds mean the same everywhere, the runs of a seed follow one another in one
-process. Stages that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT; how long a
-seed takes with four tasks is not measured yet. Seeds may run side by side as processes of their own, each with
-OMP_NUM_THREADS=1 and one seed; a last call with all seeds then writes the table.
+process. Stages that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT. Seeds may
+run side by side as processes of their own, each with OMP_NUM_THREADS=1 and one seed; a last call with all seeds then
+writes the table.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from soho.demo import DemoResult, run_demo
 from soho.demo.stages import FROM_NOTHING, RUNS, demo_recipe
 from soho.runs import evaluate, train
 
+STUDY = "study.json"  # a demonstration's results, and those of its rivals
 # Task -> the figures of the table; those of the data alone stand only once, with the task's first run.
 FIGURES = {
     "retrieval": ("tr_r1", "tr_r10", "ir_r1", "ir_r10"),
@@ -46,7 +47,8 @@ def whole_budget(result: DemoResult, task: str, seed: int) -> None:
 def table(results: list[DemoResult]) -> str:
     """Return a Markdown table: run, figure, mean and standard deviation in percent, each seed's value."""
     lines = ["| run | steps | figure | mean | sd | seeds |", "|---|---|---|---|---|---|"]
-    for run in results[0].metrics:
+    # A rival that only some seeds have run is left out: a mean has to be of the same runs everywhere.
+    for run in [name for name in results[0].metrics if all(name in result.metrics for result in results)]:
         task = next((name for name in FIGURES if run.startswith(name)), None)
         figures = (
             FIGURES[task] if task else ("mlm_accuracy", "mvm_accuracy", "mvm_majority", "itm_accuracy", "perplexity")
@@ -68,17 +70,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one demonstration each")
+    parser.add_argument(
+        "--whole-budget", nargs="*", choices=list(FIGURES), default=list(FIGURES), help="tasks with that rival"
+    )
     arguments = parser.parse_args()
     results = []
     for seed in arguments.seeds:
-        done = arguments.out / f"seed-{seed}" / "study.json"
-        if done.is_file():
-            results.append(DemoResult.load(done.parent, done.name))
-            continue
-        result = run_demo(arguments.out / f"seed-{seed}", seed, serial=True)
-        for task in FIGURES:
-            whole_budget(result, task, seed)
-        result.save(done.name)
+        folder = arguments.out / f"seed-{seed}"
+        if (folder / STUDY).is_file():
+            result = DemoResult.load(folder, STUDY)
+        else:
+            result = run_demo(folder, seed, serial=True)
+        for task in arguments.whole_budget:
+            if f"{task}_whole_budget" not in result.metrics:
+                whole_budget(result, task, seed)
+                result.save(STUDY)
         results.append(result)
     page = table(results)
     (arguments.out / "study.md").write_text(page, encoding="utf-8")
