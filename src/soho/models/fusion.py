@@ -21,10 +21,11 @@ class TextEmbedding(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids (T, L); returns (T, L, C)."""
+    def forward(self, input_ids: Tensor, words: Tensor | None = None) -> Tensor:
+        """Embed token ids (T, L), whose word vectors (T, L, C) may be given; returns (T, L, C)."""
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        total = self.word_embeddings(input_ids) + self.position_embeddings(position)
+        words = self.word_embeddings(input_ids) if words is None else words
+        total = words + self.position_embeddings(position)
         return self.dropout(self.norm(total + self.token_type_embeddings.weight[0]))
 
 

@@ -16,6 +16,7 @@ from soho.models.losses import IGNORE, SumAndCount, accuracy, classification_los
 from soho.models.modeling_soho import SohoPreTrainedModel, build_trunk, pair_rows, take
 from soho.models.outputs import Metrics, SohoForPreTrainingOutput, with_loss
 from soho.models.visual_masking import choose_masked_cells
+from soho.models.word_table import look_up
 
 
 class PredictionHead(nn.Module):
@@ -27,9 +28,10 @@ class PredictionHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, classes)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (M, C) to (M, classes)."""
-        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+    def forward(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Map (M, C) to (M, classes), with the decoder's weight (classes, C) from `look_up` where it is tied."""
+        weight = self.decoder.weight if weight is None else weight
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), weight, self.decoder.bias)
 
 
 class SohoForPreTraining(SohoPreTrainedModel):
@@ -63,6 +65,21 @@ class SohoForPreTraining(SohoPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the MLM decoder."""
         self.mlm_head.decoder = new_embeddings
+
+    def read_words(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Look up everything that the pass needs of the word table.
+
+        Args:
+            input_ids: (T, L).
+            attention_mask: (T, L).
+
+        Returns:
+            The texts' part of a pair (T, L, C), the vector (C,) of [MASK], and the table (V, C) for the MLM decoder.
+        """
+        ids = torch.cat((input_ids.flatten(), input_ids.new_full((1,), self.config.mask_token_id)))
+        rows, table = look_up(self.soho.embeddings.word_embeddings, ids)
+        words = rows[:-1].unflatten(0, input_ids.shape)
+        return self.soho.encode_text(input_ids, attention_mask, words), rows[-1], table
 
     def loss_counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Count masked tokens and positive pairs (MVM) and labelled pairs (ITM) of a micro-batch."""
@@ -120,7 +137,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
             See `SohoForPreTrainingOutput`; `loss` is None unless `itm_labels` is given.
         """
         image = self.soho.encode_image(pixel_values, pixel_mask)
-        text = self.soho.encode_text(input_ids, attention_mask)
+        text, mask_vector, table = self.read_words(input_ids, attention_mask)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         tokens, mask = take(image.tokens, rows), take(image.mask, rows)
@@ -131,7 +148,6 @@ class SohoForPreTraining(SohoPreTrainedModel):
         indices = None if image.indices is None else take(image.indices, rows)  # (P, N)
         if indices is not None and mvm_draws is not None:
             masked = choose_masked_cells(indices, mvm_draws, self.config.mvm_max_masked_share)
-            mask_vector = self.soho.embeddings.word_embeddings.weight[self.config.mask_token_id]
             tokens = torch.where(masked.unsqueeze(-1), mask_vector.to(tokens.dtype), tokens)
         visual = self.soho.place(tokens, take(image.position, rows))
         hidden, states, attentions = self.soho.fuse(
@@ -154,7 +170,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
         length = input_ids.shape[1]
         if labels is not None:
             places = (labels != IGNORE) & positive  # (P, L)
-            output.mlm_logits = self.mlm_head(hidden[:, :length][places])  # logits only at masked places
+            output.mlm_logits = self.mlm_head(hidden[:, :length][places], table)  # logits only at masked places
             output.mlm_labels = labels[places]
             parts["mlm"] = classification_loss(output.mlm_logits, output.mlm_labels)
             metrics["mlm_accuracy"] = accuracy(output.mlm_logits, output.mlm_labels)

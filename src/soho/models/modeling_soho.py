@@ -250,18 +250,21 @@ class SohoModel(SohoPreTrainedModel):
         encoding = ImageEncoding(features, tokens, mask, position.to(features.dtype), indices)
         return encoding if summary is None else with_summary(encoding, summary)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def encode_text(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
         """Return the text's part of a pair.
 
         Args:
             input_ids: (T, L) with [CLS] first.
             attention_mask: (T, L) 1 at tokens; asked only by the layers before `config.fusion_start`.
+            words: (T, L, C) word vectors of the ids, where they were looked up before.
 
         Returns:
             (T, L, C) embedded tokens, read by the layers that come before the picture, if there are any.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self.fusion.read_text(self.embeddings(input_ids), mask)
+        return self.fusion.read_text(self.embeddings(input_ids, words), mask)
 
     def place(self, tokens: Tensor, position: Tensor) -> Tensor:
         """Add the position code to visual tokens (.., N, C) and normalise: what the Transformer reads."""

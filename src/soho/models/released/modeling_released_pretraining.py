@@ -137,7 +137,7 @@ class SohoReleasedForPreTraining(SohoForPreTraining):
             See `SohoForPreTrainingOutput`, `visual_indices` one row a pair; `loss` is None unless `itm_labels` is
             given. Without draws and location no cell is masked.
         """
-        text = self.soho.encode_text(input_ids, attention_mask)
+        text, _, table = self.read_words(input_ids, attention_mask)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         image = self.soho.encode_image(pixel_values, pixel_mask, rows)  # type: ignore[call-arg]
@@ -170,7 +170,7 @@ class SohoReleasedForPreTraining(SohoForPreTraining):
         length = input_ids.shape[1]
         if labels is not None:
             places = labels != IGNORE
-            output.mlm_logits = self.mlm_head(hidden[:, :length][places])
+            output.mlm_logits = F.linear(hidden[:, :length][places], table)  # without a bias
             output.mlm_labels = labels[places]
             parts["mlm"] = classification_loss(output.mlm_logits, output.mlm_labels)
             metrics["mlm_accuracy"] = accuracy(output.mlm_logits, output.mlm_labels)
