@@ -55,7 +55,12 @@ class FusionLayer(GradientCheckpointingLayer):
         return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (P, heads, S, C / heads)
 
     def forward(
-        self, hidden: Tensor, mask: Tensor, cls_only: bool = False, output_attentions: bool = False
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        cls_only: bool = False,
+        output_attentions: bool = False,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run the layer.
 
@@ -64,11 +69,15 @@ class FusionLayer(GradientCheckpointingLayer):
             mask: (P, S) bool, True at positions that may be attended to.
             cls_only: compute only the row of [CLS]; every position is still attended to.
             output_attentions: also return the attention weights.
+            places: (P, Q) positions whose rows are computed, likewise; None: all of them.
 
         Returns:
-            (P, S, C), or (P, 1, C) with `cls_only`; and (P, heads, S or 1, S) weights or None.
+            (P, S, C), or (P, 1, C) with `cls_only`, or (P, Q, C) with `places`; and weights (P, heads, as many, S) or
+            None.
         """
         rows = hidden[:, :1] if cls_only else hidden
+        if places is not None:
+            rows = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         query, key, value = self.query(rows), self.key(hidden), self.value(hidden)
         return self.read(rows, query, key, value, mask, output_attentions)
 
@@ -167,10 +176,12 @@ class FusionTransformer(nn.Module):
         cls_only: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Fuse (P, S, C) tokens under a (P, S) bool mask in the layers from `config.fusion_start` on.
 
-        `cls_only` spares the last layer everything but the [CLS] row: all that a classification task reads.
+        `cls_only` spares the last layer everything but the [CLS] row: all that a classification task reads. With
+        `places` (P, Q) it computes the rows at these positions alone, in their order.
 
         Returns:
             The last hidden state, all hidden states (what goes in first) or None, all attention weights or None.
@@ -178,7 +189,8 @@ class FusionTransformer(nn.Module):
         states, attentions = [hidden], []
         last = len(self.layers) - 1
         for number, layer in enumerate(self.layers[self.start :], start=self.start):
-            hidden, weights = layer(hidden, mask, cls_only and number == last, output_attentions)
+            is_last = number == last
+            hidden, weights = layer(hidden, mask, cls_only and is_last, output_attentions, places if is_last else None)
             states.append(hidden)
             if weights is not None:
                 attentions.append(weights)

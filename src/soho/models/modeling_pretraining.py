@@ -34,6 +34,25 @@ class PredictionHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(hidden))), weight, self.decoder.bias)
 
 
+def places_of(read: Tensor) -> Tensor:
+    """Return where in each pair rows are read: [CLS], then the marked ones in order, then fillers.
+
+    Args:
+        read: (P, S) bool marks.
+
+    Returns:
+        (P, Q) positions; Q is what the pair with the most of them needs.
+    """
+    read = read.clone()
+    read[:, 0] = True
+    return read.byte().argsort(dim=1, descending=True, stable=True)[:, : int(read.sum(1).max())]
+
+
+def among(marks: Tensor, places: Tensor | None) -> Tensor:
+    """Return the marks (P, S) of all positions as marks (P, Q) of those at `places`, or as they are without places."""
+    return marks if places is None else marks.gather(1, places)
+
+
 class SohoForPreTraining(SohoPreTrainedModel):
     """MLM + MVM + ITM with equal weights (Eq. 9)."""
 
@@ -150,6 +169,16 @@ class SohoForPreTraining(SohoPreTrainedModel):
             masked = choose_masked_cells(indices, mvm_draws, self.config.mvm_max_masked_share)
             tokens = torch.where(masked.unsqueeze(-1), mask_vector.to(tokens.dtype), tokens)
         visual = self.soho.place(tokens, take(image.position, rows))
+        # The last layer computes the rows that are read: [CLS], masked words and masked cells.
+        read = torch.zeros(len(visual), input_ids.shape[1] + visual.shape[1], dtype=torch.bool, device=visual.device)
+        length = input_ids.shape[1]
+        if itm_labels is not None:
+            positive = (itm_labels == 1).unsqueeze(1)
+            if labels is not None:
+                read[:, :length] = (labels != IGNORE) & positive
+            if masked is not None:
+                read[:, length:] = masked & positive
+        places = None if output_attentions or output_hidden_states else places_of(read)
         hidden, states, attentions = self.soho.fuse(
             take(text, texts),
             take(text_mask, texts),
@@ -157,6 +186,7 @@ class SohoForPreTraining(SohoPreTrainedModel):
             mask,
             output_attentions=bool(output_attentions),
             output_hidden_states=bool(output_hidden_states),
+            places=places,
         )
         match_logits = self.match_head(hidden[:, 0]).float()  # (P, 2)
         output = SohoForPreTrainingOutput(
@@ -164,19 +194,20 @@ class SohoForPreTraining(SohoPreTrainedModel):
         )
         if itm_labels is None:
             return output
-        positive = (itm_labels == 1).unsqueeze(1)
         parts: dict[str, SumAndCount] = {"itm": classification_loss(match_logits, itm_labels)}
         metrics: Metrics = {"itm_accuracy": accuracy(match_logits, itm_labels)}
-        length = input_ids.shape[1]
         if labels is not None:
-            places = (labels != IGNORE) & positive  # (P, L)
-            output.mlm_logits = self.mlm_head(hidden[:, :length][places], table)  # logits only at masked places
-            output.mlm_labels = labels[places]
+            words = read.clone()
+            words[:, length:] = False
+            output.mlm_logits = self.mlm_head(hidden[among(words, places)], table)  # logits only at masked places
+            output.mlm_labels = labels[words[:, :length]]
             parts["mlm"] = classification_loss(output.mlm_logits, output.mlm_labels)
             metrics["mlm_accuracy"] = accuracy(output.mlm_logits, output.mlm_labels)
         if masked is not None and indices is not None and self.mvm_head is not None:
-            cells = masked & positive  # (P, N)
-            output.mvm_logits = self.mvm_head(hidden[:, length:][cells])
+            cells = read.clone()
+            cells[:, :length] = False
+            output.mvm_logits = self.mvm_head(hidden[among(cells, places)])
+            cells = cells[:, length:]  # (P, N)
             output.mvm_labels = indices[cells]
             pair = cells.nonzero()[:, 0]
             parts["mvm"] = masked_visual_loss(output.mvm_logits, output.mvm_labels, pair, positive.sum())

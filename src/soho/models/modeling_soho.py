@@ -279,6 +279,7 @@ class SohoModel(SohoPreTrainedModel):
         cls_only: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Read text and picture together.
 
@@ -290,13 +291,14 @@ class SohoModel(SohoPreTrainedModel):
             cls_only: return the [CLS] row alone, at less cost.
             output_attentions: also return attention weights.
             output_hidden_states: also return every layer's states.
+            places: (P, Q) positions among the L + N to return alone, likewise.
 
         Returns:
-            (P, L + N, C) or (P, 1, C); all hidden states or None; all attention weights or None.
+            (P, L + N, C), (P, 1, C) or (P, Q, C); all hidden states or None; all attention weights or None.
         """
         sequence = torch.cat((text, visual.to(text.dtype)), dim=1)
         mask = torch.cat((text_mask.bool(), visual_mask), dim=1)
-        return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states)
+        return self.fusion(sequence, mask, cls_only, output_attentions, output_hidden_states, places)
 
     def contrastive_states(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the states of one side that the optional contrastive head averages (`config.itc_pooling`).

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from soho.errors import SohoError
 from soho.models import SohoForPreTraining
+from soho.models.modeling_pretraining import among, places_of
 from soho.models.visual_masking import choose_masked_cells
 from tests.unit.models.tiny import (
     MASK,
@@ -276,3 +277,35 @@ def test_bf16_autocast_keeps_indices_dictionary_and_loss_in_order() -> None:
     assert output.loss.dtype == dictionary.codes.dtype == torch.float32
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_places_are_cls_then_the_marked_ones_in_order() -> None:
+    read = torch.tensor([[0, 0, 1, 0, 1], [1, 0, 0, 0, 0], [0, 1, 1, 0, 1]]).bool()
+    places = places_of(read)
+    assert places[:, 0].tolist() == [0, 0, 0]
+    assert places[0, :3].tolist() == [0, 2, 4]
+    assert places[2].tolist() == [0, 1, 2, 4]
+    assert places.shape == (3, 4)
+    assert among(read, places)[2].tolist() == [False, True, True, True]
+
+
+def test_rows_that_nothing_reads_are_left_out_of_the_last_layer_and_nothing_changes() -> None:
+    model, batch = build().eval(), pretraining_batch()
+    rows: list[int] = []
+    last = model.soho.fusion.layers[-1]
+    last.attention_output.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[1]))
+    found = []
+    for whole in (False, True):
+        model.zero_grad()
+        output = model(**batch, output_hidden_states=whole)  # whose last states are those of all positions
+        output.loss.backward()
+        found.append((output, gradients(model)))
+    (few, few_gradients), (all_, all_gradients) = found
+    assert rows[0] < rows[1] == output.hidden_states[-1].shape[1]
+    for part, value in all_.loss_parts.items():
+        torch.testing.assert_close(few.loss_parts[part], value, msg=part)
+    torch.testing.assert_close(few.mlm_logits, all_.mlm_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(few.mvm_logits, all_.mvm_logits, rtol=1e-4, atol=1e-5)
+    assert few.mvm_labels.tolist() == all_.mvm_labels.tolist()
+    for name, gradient in all_gradients.items():
+        torch.testing.assert_close(few_gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
