@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from soho.models.configuration_soho import SohoConfig
+from soho.models.dropout import Dropout
+from soho.models.dropout import dropout as drop
 
 
 class TextEmbedding(nn.Module):
@@ -19,7 +21,7 @@ class TextEmbedding(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, words: Tensor | None = None) -> Tensor:
         """Embed token ids (T, L), whose word vectors (T, L, C) may be given; returns (T, L, C)."""
@@ -49,7 +51,7 @@ class FusionLayer(GradientCheckpointingLayer):
         self.intermediate = nn.Linear(width, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def _split(self, hidden: Tensor) -> Tensor:
         return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (P, heads, S, C / heads)
@@ -138,7 +140,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
     weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(-1)
     weights = weights.unflatten(0, (pairs, heads))
-    mixed = torch.bmm((F.dropout(weights, dropout) if dropout else weights).flatten(0, 1), value)
+    mixed = torch.bmm((drop(weights, dropout) if dropout else weights).flatten(0, 1), value)
     return mixed.unflatten(0, (pairs, heads)), weights[..., :length] if spare else weights
 
 

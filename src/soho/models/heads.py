@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from soho.models.configuration_soho import SohoConfig
+from soho.models.dropout import Dropout
 
 
 def mlp_head(config: SohoConfig, inputs: int, classes: int) -> nn.Sequential:
@@ -20,6 +21,6 @@ def mlp_head(config: SohoConfig, inputs: int, classes: int) -> nn.Sequential:
         nn.Linear(inputs, inner),
         nn.GELU(),
         nn.LayerNorm(inner, eps=config.layer_norm_eps),
-        nn.Dropout(config.answer_head_dropout),
+        Dropout(config.answer_head_dropout),
         nn.Linear(inner, classes),
     )

@@ -21,6 +21,7 @@ from transformers import AutoBackbone, AutoConfig
 
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, is_foreign_factory
+from soho.models.dropout import Dropout
 
 # Set while `from_pretrained` runs, to its `trust_remote_code`: a model folder alone must never make us import code.
 # None: the configuration itself says whether it was made in Python or read from a file.
@@ -169,7 +170,7 @@ class AttentionPool(nn.Module):
     def __init__(self, channels: int, config: SohoConfig) -> None:
         super().__init__()
         self.attention = nn.Linear(channels, 1)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, maps: Tensor, projected: Tensor, cells: Tensor) -> Tensor:
         """Pool projected maps (B, C, h, w) over their valid cells.
