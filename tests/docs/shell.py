@@ -59,7 +59,7 @@ FROM_NOTHING = (
     *(f"model.{key}=null" for key in ("text", "text_layers", "backbone")),
     f"model.backbone_config={json.dumps(MODEL['backbone_config'])}",
     "model.vocabulary_size=300",
-    *(f"model.config.{key}={value}" for key, value in MODEL["config"].items()),
+    *(f"model.config.{key}={value}" for key, value in MODEL["config"].items() if key != "dictionary_size"),
     "model.config.max_position_embeddings=32",
     "training.freeze_backbone_epochs=0",
 )

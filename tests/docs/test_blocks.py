@@ -37,6 +37,7 @@ NOT_RUN = {
     ("README.md", "cluster"): 1,
     ("README.md", "minutes"): 1,
     ("README.md", "real data"): 1,
+    ("docs/export.md", "minutes"): 1,
     ("docs/performance.md", "minutes"): 1,
     ("docs/results/daquar.md", "real data"): 1,
     ("docs/results/flickr8k.md", "real data"): 1,
