@@ -74,7 +74,8 @@ def test_the_table_of_recipes_is_that_of_the_files() -> None:
 
 
 def test_a_header_is_read() -> None:
-    header = "# One thing. More of it.\n# Still.\n#\n# Command    soho x\n#            y\n# Expected   1 %;\n#            2 %\n#\n# Note.\n"
+    header = "# One thing. More of it.\n# Still.\n#\n# Command    soho x\n#            y\n"
+    header += "# Expected   1 %;\n#            2 %\n#\n# Note.\n"
     assert recipe_table.header_of(header + "task: vqa\n") == {
         "About": "One thing.",
         "Command": "soho x y",
