@@ -47,7 +47,7 @@ $(DOCS_READY): $(READY)
 
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html (the search box needs a server: python -m http.server --directory build/site)"
 
 # What training took hours to make (runs/) stays.
 clean:

@@ -1,14 +1,15 @@
-"""The table of docs/recipes.md, made from the recipes' own headers: `python -m tests.docs.recipe_table` writes it."""
+"""Two pages on recipes, made from their headers and keys; `python -m tests.docs.recipe_table` writes them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from soho.training.recipe import load_recipe
+from soho.training.recipe import describe_recipe, load_recipe
 from tests.support import ROOT
 
 PAGE = ROOT / "docs" / "recipes.md"
+KEYS_PAGE = ROOT / "docs" / "recipe_keys.md"
 BEGIN, END = "<!-- recipes: begin -->\n", "<!-- recipes: end -->\n"
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
@@ -52,5 +53,15 @@ def written(page: str) -> str:
     return before + BEGIN + table() + END + rest.split(END)[1]
 
 
+def keys_page() -> str:
+    """Return the whole page of keys."""
+    return (
+        "# Every key of a recipe\n\n"
+        "What `soho recipe` prints; [Recipes](recipes.md) says how a recipe is made and changed.\n\n"
+        f"```text\n{describe_recipe().strip()}\n```\n"
+    )
+
+
 if __name__ == "__main__":
+    KEYS_PAGE.write_text(keys_page(), encoding="utf-8")
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

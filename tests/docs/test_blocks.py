@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -79,7 +83,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, request: pytes
         return
     folder: Path = request.getfixturevalue("reader")
     names: dict[str, Any] = {"__name__": "__main__"}
-    with Shell(folder) as shell, in_folder(folder):
+    with Shell(folder) as shell, in_folder(folder), own_modules(folder):
         for block in runs:
             draw_named(folder, block.code)
             code = block.code
@@ -92,6 +96,16 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, request: pytes
                 shell.run(code, block.place)
             else:
                 exec(compile("\n" * (block.line - 1) + code, str(ROOT / block.page), "exec"), names)
+
+
+@contextmanager
+def own_modules(folder: Path) -> Iterator[None]:
+    """Let Python blocks import the files of a folder, and forget them afterwards."""
+    with mock.patch.object(sys, "path", [str(folder), *sys.path]):
+        yield
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
 
 
 def check_recipe_part(block: Block) -> None:

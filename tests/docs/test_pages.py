@@ -64,13 +64,19 @@ def test_every_page_stands_in_the_sites_navigation_once() -> None:
 def test_the_site_asks_no_other_host() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False
-    assert not {"extra_javascript", "extra_css"} & set(settings)
+    assert not [name for name in settings["extra_css"] if not (DOCS / name).is_file()]
+    assert "extra_javascript" not in settings
 
 
 def test_the_table_of_recipes_is_that_of_the_files() -> None:
     page = recipe_table.PAGE.read_text(encoding="utf-8")
     assert page == recipe_table.written(page), "run `python -m tests.docs.recipe_table`"
     assert len(recipe_table.RECIPES) > 20
+
+
+def test_the_page_of_keys_is_what_the_command_prints() -> None:
+    page = recipe_table.KEYS_PAGE.read_text(encoding="utf-8")
+    assert page == recipe_table.keys_page(), "run `python -m tests.docs.recipe_table`"
 
 
 def test_a_header_is_read() -> None:
