@@ -86,7 +86,7 @@ class Hit:
 class SohoPipeline:
     """A trained model with its processor, ready for pictures and texts.
 
-    Examples:
+    Example:
         >>> pipeline = SohoPipeline.from_pretrained("runs/demo/vqa/model")  # doctest: +SKIP
         >>> pipeline.answer("kitchen.jpg", "how many chairs are there?")[0].text  # doctest: +SKIP
         'two'
