@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
+DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test lint bench clean clean-demo help
+.PHONY: demo test lint bench docs clean clean-demo help
 
 help:
 	@echo "make demo        pre-train, fine-tune and evaluate on the embedded world; writes runs/demo/report.html"
 	@echo "make test        lint, type-check and run all tests"
 	@echo "make bench       time this project and its rivals side by side; writes runs/bench/ (BENCH=\"--help\" for options)"
+	@echo "make docs        build the documentation site in build/site, any warning is an error"
 	@echo "make clean       remove .venv, build output and caches; runs/ stays"
 	@echo "make clean-demo  remove runs/demo"
 
@@ -38,6 +40,14 @@ $(BENCH_READY): $(READY)
 # For instance: make bench BENCH="inference --cases R101"
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	touch $(DOCS_READY)
+
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html (the search box needs a server: python -m http.server --directory build/site)"
 
 # What training took hours to make (runs/) stays.
 clean:

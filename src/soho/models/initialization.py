@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,13 +305,16 @@ def load_model(
     options = {"config": changed, "trust_remote_code": trusted, **LOADING}
     model, info = _read(model_class.from_pretrained, folder, "a SOHO model", **options)
     _shapes_fit(folder, info)
-    heads = tuple(rf"^{head}\." for head in TASK_HEADS)
+    # All that a model has beside its trunk is a head, also in a class from outside this package.
+    own = {name for name, part in model.named_children() if part is not model.trunk}
+    names = {*TASK_HEADS, *(own if model is not model.trunk else ())}
+    heads = tuple(rf"^{head}\." for head in sorted(names))
     # A model without dictionary may start from one that has it, and keeps the rest.
     spare = model.trunk.dictionary_parts if not model.config.use_dictionary else ()
     _none_left("is missing from", folder, info["missing_keys"], heads)
     _none_left("is left over in", folder, info["unexpected_keys"], (*heads, *spare))
     report = LoadReport()
-    new, left = _heads(info["missing_keys"]), _heads(info["unexpected_keys"])
+    new, left = _heads(info["missing_keys"], names), _heads(info["unexpected_keys"], names)
     report.loaded["model"] = (folder, len(model.state_dict()) - len(info["missing_keys"]))
     report.initialised.update(dict.fromkeys(new, f"{folder} has none"))
     report.left_over.update(dict.fromkeys(left, "head of another task"))
@@ -362,8 +365,8 @@ def _merge(report: LoadReport, other: LoadReport) -> None:
     report.left_over |= other.left_over
 
 
-def _heads(keys: Iterable[str]) -> list[str]:
-    return sorted({key.split(".")[0] for key in keys if key.split(".")[0] in TASK_HEADS})
+def _heads(keys: Iterable[str], names: Set[str]) -> list[str]:
+    return sorted({key.split(".")[0] for key in keys} & names)
 
 
 def _parameters(module: nn.Module, name: str, there: str, here: str) -> dict[str, str]:

@@ -234,7 +234,9 @@ class EvaluationSection(Section):
 class Recipe(Section):
     """Every setting of a run."""
 
-    task: str = Field(description="what is trained: pretraining, retrieval, vqa, nlvr2 or snli_ve")
+    task: str = Field(
+        description="what is trained: pretraining, retrieval, vqa, nlvr2, snli_ve, or package.module:Class"
+    )
     output: AnyPath = Field(description="folder of the run: model, checkpoints, log")
     seed: int = Field(default=0, ge=0, description="all randomness follows from it")
     model: ModelSection = Field(default=ModelSection(), description="the model and its start")
