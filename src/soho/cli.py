@@ -271,14 +271,17 @@ def demo(
     """
     from soho.demo import run_demo
     from soho.demo.pages import write_demo_report
+    from soho.demo.showcase import prepare_showcase
     from soho.demo.tables import for_terminal, overview
 
     console = Console()
     result = run_demo(out, seed, serial=serial)
     console.rule("[bold]4/4  the page")
     page = write_demo_report(result, seed)
+    prepare_showcase(out, seed)
     console.print(for_terminal(overview(result)))
     console.print(f"report: {page}")
+    console.print(f"try it: soho serve {out}", highlight=False)
 
 
 export_app = typer.Typer(help="Write trained models for other runtimes.", no_args_is_help=True)

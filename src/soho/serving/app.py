@@ -21,8 +21,7 @@ from soho.serving.limits import Refusal
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/draw.js": ("draw.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "parts", "inside", "draw")},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 ABOUT = (
