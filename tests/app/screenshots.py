@@ -26,17 +26,8 @@ def shoot(page: Any, address: str, out: Path, suffix: str) -> None:
         page.wait_for_selector(f"{panel} output :is(.answers, .found, .patches img)")
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(300)
-        path = out / f"serve-{place}{suffix}.png"
-        page.screenshot(path=path, full_page=bool(suffix) or place == "inside")
-        _smaller(path)
-
-
-def _smaller(path: Path) -> None:
-    """Reduce to 255 colours, of which a page of text and few pictures needs no more."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+        path = out / f"serve-{place}{suffix}.jpg"
+        page.screenshot(path=path, type="jpeg", quality=80, full_page=bool(suffix) or place == "inside")
 
 
 def wait_for_corpus(client: Client) -> None:

@@ -163,9 +163,7 @@ def test_what_is_wrong_is_said_in_the_servers_words(page: Any, client: Client, t
     assert len(page.input_value(f"{panel} [name=question]")) == 500
 
 
-def test_progress_is_seen_and_a_busy_server_is_asked_again(
-    page: Any, browser: Any, client: Client, runs: Path
-) -> None:
+def test_progress_is_seen_and_a_busy_server_is_asked_again(page: Any, browser: Any, client: Client, runs: Path) -> None:
     panel, hold = visit(page, client, "ask"), threading.Event()
     blocked = client.house.desk._worker.submit(hold.wait, 30)
     others: list[threading.Thread] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from soho.data.schema import ImageRef
 from soho.data.sources import load_captions, load_hypotheses, load_questions, load_statements
@@ -16,6 +17,14 @@ from soho.serving.shelf import EXAMPLES, INDEX
 EACH = 3
 # None of its pictures was trained on.
 LIBRARY = Path("world/images/val2014")
+
+
+LOADERS: dict[str, Any] = {
+    "retrieval": load_captions,
+    "vqa": load_questions,
+    "nlvr2": load_statements,
+    "snli_ve": load_hypotheses,
+}
 
 
 def prepare_showcase(out: Path, seed: int = 0) -> None:
@@ -37,8 +46,7 @@ def prepare_showcase(out: Path, seed: int = 0) -> None:
 
     def test(name: str) -> list:  # type: ignore[type-arg]
         source = demo_recipe(f"{name}.yaml", name, out, seed, []).data.test[0]
-        load = {"vqa": load_questions, "nlvr2": load_statements, "snli_ve": load_hypotheses}.get(name, load_captions)
-        examples, _ = load(source)
+        examples: list = LOADERS[name](source)[0]  # type: ignore[type-arg]
         return [examples[row] for row in drawn(name, len(examples), 4 * EACH)]
 
     rows: list[tuple[str, str, list[Path]]] = []

@@ -18,7 +18,7 @@ from soho.search.picture_index import RERANK
 from soho.serving import replies, verbs
 from soho.serving.house import NEEDS, SIZES, House
 from soho.serving.limits import Refusal, checked_number, checked_text
-from soho.serving.pictures import check_picture, read_picture
+from soho.serving.pictures import check_picture, decode_picture
 
 Result = TypeVar("Result")
 Picture = Annotated[UploadFile, File(description="A JPEG, PNG or WebP picture.")]
@@ -66,7 +66,7 @@ def routes(house: House) -> APIRouter:
         """Look at a picture now, and decode it when its turn comes."""
         data = await upload.read(limits.upload_bytes + 1)
         check_picture(data, name, limits)
-        return lambda: read_picture(data, name, limits)
+        return lambda: decode_picture(data, name)
 
     @router.post("/api/answer", tags=["ask"], response_model=replies.AnswerReply)
     async def answer(image: Picture, question: Text, top: Annotated[int, Form()] = 3) -> Any:
@@ -159,7 +159,9 @@ def routes(house: House) -> APIRouter:
         target: Annotated[str | None, Form(description="The output to follow.")] = None,
     ) -> Any:
         """Show where every word of a text looks, and what of the picture speaks for the output."""
-        chosen = verb or next((one for one in FIRST if one in house.shelf.folders), "inspect")
+        chosen: str = (
+            verb if verb is not None else next((one for one in FIRST if one in house.shelf.folders), "inspect")
+        )
         pipeline, words = pipeline_for(chosen, exact=True), checked_text(text, "text", limits)
         aim = checked_text(target, "target", limits) if target else None
         one = await sent(image, "image")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 
@@ -60,7 +60,7 @@ def create_app(house: House, hosts: Collection[str] | None = None) -> FastAPI:
     return app
 
 
-def _file(name: str, kind: str):  # type: ignore[no-untyped-def]
+def _file(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
     data = resources.files("soho.serving").joinpath("page", name).read_bytes()
 
     async def send() -> Response:

@@ -70,7 +70,7 @@ class House:
         self.index = None if index is None else self.desk.wait_for(lambda: self._open(index))
         entries = self.index.entries() if self.index is not None else np.zeros(0, dtype=np.int64)
         count = min(len(entries), self.settings.corpus)
-        spread = np.linspace(0, len(entries) - 1, count).round().astype(int) if count else []
+        spread = np.linspace(0, max(0, len(entries) - 1), count).round().astype(int)
         self.corpus = [int(entries[place]) for place in spread]
         self.book = CodeBook(shelf.codes, len(self.corpus)) if shelf.codes is not None else None
 

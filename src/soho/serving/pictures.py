@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 from PIL import Image, UnidentifiedImageError
 
@@ -35,11 +34,9 @@ def check_picture(data: bytes, name: str, limits: Limits) -> None:
             413, f"{name} has {len(data) / MEBI:.1f} MiB; expected at most {limits.upload_bytes / MEBI:g} MiB"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
-    except Image.DecompressionBombError:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter under `-W error`
         raise Refusal(
             413, f"{name} has more than {_millions(limits.pixels)} million pixels, the most allowed"
         ) from None
@@ -56,13 +53,12 @@ def check_picture(data: bytes, name: str, limits: Limits) -> None:
         raise Refusal(422, f"{name} has {width} x {height} pixels; expected sides of at most {MOST_OBLONG} to 1")
 
 
-def read_picture(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Decode a picture that was sent, upright and as RGB.
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """Decode a picture that `check_picture` has let in, upright and as RGB.
 
     Raises:
-        Refusal: see `check_picture`; 422 where it is cut off or damaged.
+        Refusal: 422, it is cut off or damaged.
     """
-    check_picture(data, name, limits)
     try:
         return decode_bytes(data, name)
     except ImageDecodeError as error:
