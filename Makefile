@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 DOCS_READY := $(VENV)/.ready-docs
+BROWSER_READY := $(VENV)/.ready-browser
 
-.PHONY: demo test lint bench docs clean clean-demo help
+.PHONY: demo test test-app lint bench docs clean clean-demo help
 
 help:
 	@echo "make demo        pre-train, fine-tune and evaluate on the embedded world; writes runs/demo/report.html"
 	@echo "make test        lint, type-check and run all tests"
+	@echo "make test-app    test the page of soho serve in a headless Chromium, which has to be installed"
 	@echo "make bench       time this project and its rivals side by side; writes runs/bench/ (BENCH=\"--help\" for options)"
 	@echo "make docs        build the documentation site in build/site, any warning is an error"
 	@echo "make clean       remove .venv, build output and caches; runs/ stays"
@@ -32,6 +34,14 @@ lint: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+$(BROWSER_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,browser]"
+	touch $(BROWSER_READY)
+
+test-app: $(BROWSER_READY)
+	@$(BIN)/python -m tests.app.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/app
 
 $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,bench]"

@@ -271,14 +271,17 @@ def demo(
     """
     from soho.demo import run_demo
     from soho.demo.pages import write_demo_report
+    from soho.demo.showcase import prepare_showcase
     from soho.demo.tables import for_terminal, overview
 
     console = Console()
     result = run_demo(out, seed, serial=serial)
     console.rule("[bold]4/4  the page")
     page = write_demo_report(result, seed)
+    prepare_showcase(out, seed)
     console.print(for_terminal(overview(result)))
     console.print(f"report: {page}")
+    console.print(f"try it: soho serve {out}", highlight=False)
 
 
 export_app = typer.Typer(help="Write trained models for other runtimes.", no_args_is_help=True)
@@ -433,6 +436,32 @@ def attention(
     options = {"target": target, "layer": layer, "rollout": rollout}
     for line in look_at_words(model, pictures, text, question, word, out, trust_remote_code, device, **options):
         print(line)
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Model folders, one a task; or a folder of runs.")
+    ],
+    index: Annotated[Path | None, typer.Option(help="What `soho index` wrote.", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 = any free one.")] = 7860,
+    examples: Annotated[Path | None, typer.Option(help="JSON with examples; see docs/serve.md.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Answer in the fastest settings of the device.")] = False,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 8,
+    megabytes: Annotated[int, typer.Option(help="Of one picture's file.")] = 16,
+    megapixels: Annotated[int, typer.Option(help="Of one picture.")] = 40,
+    corpus: Annotated[int, typer.Option(min=0, help="Pictures of the index read for the patches of codes.")] = 200,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
+) -> None:
+    """Open a web page and an HTTP API over trained models: search, ask, compare, look inside."""
+    from soho.serving.command import serve as run
+    from soho.serving.limits import Limits, Settings
+
+    limits = Limits(upload_bytes=megabytes * 1024**2, pixels=megapixels * 1_000_000, waiting=waiting)
+    options: dict[str, Any] = {"examples": examples, "device": device, "trust_remote_code": trust_remote_code}
+    run(models, index, host, port, Settings(limits, corpus, fast), **options)
 
 
 def main() -> None:

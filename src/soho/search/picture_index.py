@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from soho.errors import SohoError
@@ -43,12 +44,14 @@ class Found:
             similarity where `match_adds_contrast` says so); None where only vectors were compared.
         similarity: inner product of the two contrastive unit vectors, in [-1, 1].
         copies: other files with the same content.
+        entry: number of the picture in the index, for `picture_of`.
     """
 
     path: Path
     score: float | None
     similarity: float
     copies: tuple[Path, ...] = ()
+    entry: int = -1
 
     @property
     def probability(self) -> float | None:
@@ -241,6 +244,11 @@ class PictureIndex:
         """Return the number of different pictures."""
         return sum(len(segment.live) for segment in self.segments)
 
+    def entries(self) -> npt.NDArray[np.int64]:
+        """Return the numbers of all pictures; see `picture_of`."""
+        own = [(segment.number << ROW_BITS) | segment.live for segment in self.segments]
+        return np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+
     def broken(self) -> list[tuple[str, str]]:
         """Return path and reason of every file of the library that could not be read."""
         return self.catalogue.broken()
@@ -317,5 +325,27 @@ class PictureIndex:
             paths = [self.library / path for path in self.catalogue.paths_at(segment.number, row)]
             if paths:  # else an update has dropped it since this index was opened
                 score = None if scores is None else float(scores[number])
-                found.append(Found(paths[0], score, float(similarities[number]), tuple(paths[1:])))
+                entry = (segment.number << ROW_BITS) | row
+                found.append(Found(paths[0], score, float(similarities[number]), tuple(paths[1:]), entry))
         return found
+
+
+def picture_of(folder: str | Path, entry: int) -> Path:
+    """Return the file of a picture of an index, by its number; opens the catalogue by itself, so any thread may ask.
+
+    Numbers hold until a segment is compacted or merged by a later `soho index`.
+
+    Args:
+        folder: of the index.
+        entry: see `Found.entry` and `PictureIndex.entries`.
+
+    Raises:
+        SohoError: there is no index, or no such picture in it.
+    """
+    with closing(Catalogue(Path(folder))) as catalogue:
+        segment, row = divmod(entry, 1 << ROW_BITS)
+        # SQLite knows no larger numbers.
+        paths = catalogue.paths_at(segment, row) if 0 <= entry < 1 << 63 else []
+        if not paths:
+            raise SohoError(f"the index has no picture {entry}; it may have been brought up to date meanwhile")
+        return Path(catalogue.meta()["library"]) / paths[0]
