@@ -54,7 +54,16 @@ ALLOWED: dict[str, set[str]] = {
         "soho.pipelines",
         "soho.processing",
     },
-    "soho.runs": {"soho.data", "soho.errors", "soho.evaluation", "soho.models", "soho.tasks", "soho.training"},
+    "soho.sharing": {"soho.errors", "soho.folders", "soho.models", "soho.pipelines", "soho.processing"},
+    "soho.runs": {
+        "soho.data",
+        "soho.errors",
+        "soho.evaluation",
+        "soho.models",
+        "soho.sharing",
+        "soho.tasks",
+        "soho.training",
+    },
     "soho.export": {
         "soho.data",
         "soho.errors",
@@ -89,6 +98,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.pipelines",
         "soho.runs",
         "soho.search",
+        "soho.sharing",
         "soho.tasks",
         "soho.training",
     },
@@ -188,8 +198,10 @@ def test_the_demonstration_and_the_runs_are_leaves() -> None:
         "soho.export",
         "soho.inspection",
         "soho.search",
+        "soho.sharing",
     }
     assert importers("soho.search") <= {"soho.cli"}
+    assert importers("soho.sharing") <= {"soho.cli", "soho.runs"}
 
 
 # Modules of the inspection that look inside a model; all others are given arrays and pictures.
