@@ -162,7 +162,7 @@ def predict(
     """
     from soho.pipelines.command import predict_lines
 
-    options = {"task": task, "top": top, "trust_remote_code": trust_remote_code, "device": device}
+    options: dict[str, Any] = {"task": task, "top": top, "trust_remote_code": trust_remote_code, "device": device}
     print(*predict_lines(model, images, text, second, json=json, **options), sep="\n")
 
 

@@ -280,11 +280,10 @@ class SohoPipeline:
             SohoError: one picture too few or too many for the model, several heads fit, or what the verb raises.
         """
         verb = ability_for(self.abilities, second is not None, task).verb
+        ask: Any = getattr(self, verb)
         if verb == "compare":
-            return self.compare(image, second, text)  # type: ignore[call-overload]
-        if verb == "answer":
-            return self.answer(image, text, top)  # type: ignore[arg-type]
-        return getattr(self, verb)(image, text)
+            return ask(image, second, text)
+        return ask(image, text, top) if verb == "answer" else ask(image, text)
 
     def _model_for(self, verb: str) -> SohoPreTrainedModel:
         wanted = next(ability for ability in ABILITIES if ability.verb == verb)

@@ -120,5 +120,5 @@ def _hash(text: str) -> str:
 
 
 def _license_of(text: str) -> str | None:
-    found: str | None = ModelCard(text, ignore_metadata_errors=True).data.license
+    found: str | None = ModelCard(text, ignore_metadata_errors=True).data.get("license")
     return found

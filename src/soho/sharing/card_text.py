@@ -120,26 +120,45 @@ def _usage(view: FolderView, known: Sequence[TaskWords]) -> str:
 
 
 def _data(run: Mapping[str, Any]) -> str:
-    recipe, counts = run["recipe"]["data"], run["data"]
-    lines = ["Trained on:", ""]
-    for source in recipe["train"]:
+    recipe = run["recipe"]["data"]
+    lines = ["Trained on:", "", *_sources(recipe["train"]), "", _counts(run["data"])]
+    if run["data"].get("broken"):
+        lines.append(f"{run['data']['broken']:,} pictures could not be decoded and were skipped.")
+    if recipe.get("exclude"):
+        lines.append(f"Left out: the photographs of {data_words(recipe['exclude'])}.")
+    lines.append("A form is the layout of the files; they need not be the published data set of that name.")
+    before, start = run.get("start"), run["recipe"]["model"].get("start")
+    if before is None and start and start not in run["hub_starts"]:
+        lines += ["", f"On what its start, `{start}`, was trained is unknown."]
+    while before is not None:
+        title = TASKS[before["task"]].title.lower() if before["task"] in TASKS else before["task"]
+        steps = f"{before['training']['steps']:,} optimizer steps of {title}"
+        lines += ["", f"Before that, its start was trained ({steps}) on:", "", *_sources(before["sources"])]
+        lines += ["", _counts(before["data"])]
+        before = before["start"]
+    return "\n".join(lines)
+
+
+def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for source in sources:
         split = f", split {source['split']}" if source.get("split") else ""
         limit = f", the first {source['limit']:,} examples" if source.get("limit") else ""
         name = f"{source['name']}: " if source.get("name") else ""
         lines.append(f"- {name}`{file_of(source)}` in the form `{source['format']}`{split}{limit}")
-    lines += ["", f"{counts['examples']:,} examples: {counts['pictures']:,} pictures, {counts['texts']:,} texts."]
-    if counts.get("broken"):
-        lines.append(f"{counts['broken']:,} pictures could not be decoded and were skipped.")
-    if recipe.get("exclude"):
-        lines.append(f"Left out: the photographs of {data_words(recipe['exclude'])}.")
-    lines.append("A form is the layout of the files; they need not be the published data set of that name.")
-    return "\n".join(lines)
+    return lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return f"{counts['examples']:,} examples: {counts['pictures']:,} pictures, {counts['texts']:,} texts."
 
 
 def _training(run: Mapping[str, Any]) -> str:
     recipe, done, made = run["recipe"], run["training"], run["versions"]
-    starts = {key: recipe["model"].get(key) for key in ("start", "text", "backbone", "backbone_factory")}
-    start = ", ".join(f"{key} `{value}`" for key, value in starts.items() if value) or "random weights"
+    parts = {key: recipe["model"].get(key) for key in ("text", "backbone", "backbone_factory")}
+    start = ", ".join(f"{key} `{value}`" for key, value in parts.items() if value) or "random weights"
+    if recipe["model"].get("start"):
+        start = f"`{recipe['model']['start']}`"
     commit = f", commit {made['git_commit']}" if made.get("git_commit") else ""
     lines = [
         f"Start: {start}. {done['steps']:,} optimizer steps, {done['epochs']:.4g} epochs, {done['images']:,} pictures "

@@ -76,7 +76,8 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
         counts: of the training data: `examples`, `pictures`, `texts`, and `broken`, pictures that were skipped.
     """
     output, weights = folder.parent, weights_hash(folder)
-    recipe = portable_recipe(yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8")))
+    given = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = portable_recipe(given)
     finished = json.loads((output / "finished.json").read_text(encoding="utf-8"))
     starts = json.loads((output / "versions.json").read_text(encoding="utf-8"))
     before = read_facts(folder)
@@ -85,6 +86,7 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
         "task": recipe["task"],
         "weights": weights,
         "hub_starts": _hub_starts(recipe),
+        "start": _start_facts(given["model"].get("start")) or (before[0].get("start") if len(before) == 1 else None),
         "data": dict(counts),
         "training": {name: finished.get(name) for name in ("steps", "epochs", "images", "seconds")},
         "versions": {name: starts[0].get(name) for name in _VERSIONS},
@@ -92,6 +94,19 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
         "measured": {split: one for split, one in measured.items() if one["weights"] == weights},
     }
     write_facts(folder, [run])
+
+
+def _start_facts(start: str | None) -> dict[str, Any] | None:
+    """Return what the folder that a run starts from knows of its own data, and of its start, and so on."""
+    folder = Path(start) if start else None
+    if folder is None or not folder.is_dir() or not (runs := read_facts(folder)):
+        return None
+    weights = weights_hash(folder)
+    known = [run for run in runs if run["weights"] == weights]
+    if len(known) != 1:
+        return None
+    told = {name: known[0].get(name) for name in ("task", "data", "training", "hub_starts", "start")}
+    return {**told, "sources": known[0]["recipe"]["data"]["train"]}
 
 
 def record_measurement(folder: Path, split: str, figures: Mapping[str, float], recipe: Mapping[str, Any]) -> bool:

@@ -53,6 +53,10 @@ def test_a_run_leaves_a_card_of_facts(trained: Path, world: Path) -> None:
     assert "2 optimizer steps" in text
     assert "The weights: not stated by whoever trained them. The code, `soho-vlp`: Apache-2.0." in text
     assert 'model.answer("kitchen.jpg"' in text
+    before = text.split("Before that, its start was trained (3 optimizer steps of vision-language pre-training) on:")[1]
+    assert before.startswith(
+        "\n\n- `dataset_coco.json` in the form `karpathy`, split train\n\n48 examples: 48 pictures, "
+    )
     inside = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert inside["training"]["max_steps"] == 2
     assert inside["data"]["root"] == "{root}"
