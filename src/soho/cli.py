@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from soho.errors import SohoError
+from soho.sharing.commands import add_sharing
 
 if TYPE_CHECKING:
     from soho.data.sources import Source
@@ -166,44 +167,7 @@ def predict(
     print(*predict_lines(model, images, text, second, json=json, **options), sep="\n")
 
 
-@app.command()
-def card(
-    folder: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
-    license: Annotated[
-        str | None, typer.Option(help="Of the weights, as the hub calls it: apache-2.0, cc-by-4.0, ...")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a card that was changed by hand.")] = False,
-) -> None:
-    """Write the model card (README.md) of a model folder from what the folder knows of itself; see docs/share.md."""
-    from soho.sharing import write_card
-
-    print(write_card(folder, license=license, overwrite=overwrite))
-
-
-@app.command()
-def push(
-    folder: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
-    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made where it is missing.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload SOHO model",
-) -> None:
-    """Upload a model folder to the Hugging Face hub: weights, configuration, processor, model card."""
-    from soho.sharing import push_folder
-
-    print(*push_folder(folder, repo_id, private=private, message=message).lines(), sep="\n")
-
-
-@app.command()
-def join(
-    folders: Annotated[list[Path], typer.Argument(help="Model folders with one head each.")],
-    out: Annotated[Path, typer.Option(help="A new model folder.", show_default=False)],
-    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folders' own CNN code run.")] = False,
-) -> None:
-    """Put the heads of several folders on one trunk into one folder; the trunks must be the same to the last bit."""
-    from soho.sharing import join_heads
-
-    names = join_heads(folders, out, trust_remote_code)
-    print(f"model: {out} ({', '.join(names)})")
+add_sharing(app)
 
 
 @app.command("recipe")

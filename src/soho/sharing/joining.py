@@ -11,6 +11,7 @@ from torch import Tensor
 from soho.errors import SohoError
 from soho.folders import whole_folder
 from soho.models.configuration_soho import SohoConfig
+from soho.models.initialization import quiet_transformers
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.pipelines.abilities import PREDICTORS
 from soho.pipelines.reading import read_folder
@@ -64,7 +65,7 @@ def join_heads(folders: Sequence[Path], out: Path, trust_remote_code: bool = Fal
             raise SohoError(f"{folders[0]} and {folder} have different processors; heads of one trunk read alike")
         tensors |= {name: value for name, value in other.state_dict().items() if not _of_trunk(name, model)}
     answers = next((view.config.answers for view in views if view.config.answers), [])
-    with whole_folder(out) as new:
+    with whole_folder(out) as new, quiet_transformers():
         model.config.answers = answers
         model.save_pretrained(new, state_dict=tensors)
         config = model.config
