@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,15 @@ def test_a_task_that_a_folder_does_not_have(trained: Path) -> None:
         SohoPipeline.from_pretrained(folder, task="nlvr2")
     with pytest.raises(SohoError, match="there is no task 'poetry' to predict; expected one of retrieval, vqa"):
         SohoPipeline.from_pretrained(folder, task="poetry")
+
+
+def test_a_head_that_is_promised_but_not_there(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "vqa" / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["architectures"].append("SohoForVisualEntailment")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SohoError, match="says that it judges what a picture entails, but its weights hold no entail"):
+        SohoPipeline.from_pretrained(tmp_path / "model")
 
 
 def test_a_hub_id_that_is_not_there() -> None:

@@ -41,7 +41,7 @@ def write_card(folder: Path, license: str | None = None, overwrite: bool = False
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise SohoError(f"license={license!r} is no identifier of the hub; expected one like apache-2.0 or cc-by-4.0")
     view, path = view_folder(folder), folder / CARD_NAME
-    before = path.read_text(encoding="utf-8") if path.exists() else None
+    before = _text_of(path) if path.exists() else None
     if before is not None and not is_ours(before) and not overwrite:
         raise SohoError(f"{path} was written or changed by somebody else and stays as it is (--overwrite replaces it)")
     chosen = license or (_license_of(before) if before is not None and is_ours(before) else None) or UNKNOWN
@@ -52,7 +52,7 @@ def write_card(folder: Path, license: str | None = None, overwrite: bool = False
 def refresh_card(folder: Path) -> str:
     """Write the card as `write_card` does, or leave one that is not ours and say so."""
     path = folder / CARD_NAME
-    if path.exists() and not is_ours(path.read_text(encoding="utf-8")):
+    if path.exists() and not is_ours(_text_of(path)):
         return f"{path} was changed by hand and stays as it is; `soho card {folder} --overwrite` writes it anew"
     return write_card(folder)
 
@@ -108,6 +108,10 @@ def _results(run: dict[str, Any]) -> list[EvalResult]:
                 )
             )
     return found
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")  # somebody's own card may be in any encoding
 
 
 def _marked(text: str) -> str:

@@ -80,7 +80,7 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
     recipe = portable_recipe(given)
     finished = json.loads((output / "finished.json").read_text(encoding="utf-8"))
     starts = json.loads((output / "versions.json").read_text(encoding="utf-8"))
-    before = read_facts(folder)
+    before = _known(folder)
     measured = before[0]["measured"] if len(before) == 1 else {}
     run = {
         "task": recipe["task"],
@@ -96,10 +96,18 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
     write_facts(folder, [run])
 
 
+def _known(folder: Path) -> list[dict[str, Any]]:
+    """Return what a folder knows; nothing where that is damaged, because a finished training must not fail by it."""
+    try:
+        return read_facts(folder)
+    except SohoError:
+        return []
+
+
 def _start_facts(start: str | None) -> dict[str, Any] | None:
     """Return what the folder that a run starts from knows of its own data, and of its start, and so on."""
     folder = Path(start) if start else None
-    if folder is None or not folder.is_dir() or not (runs := read_facts(folder)):
+    if folder is None or not folder.is_dir() or not (runs := _known(folder)):
         return None
     weights = weights_hash(folder)
     known = [run for run in runs if run["weights"] == weights]

@@ -15,7 +15,7 @@ from soho.errors import SohoError
 from soho.runs import evaluate, train
 from soho.sharing.card import is_ours, refresh_card, write_card
 from soho.sharing.card_figures import tables
-from soho.sharing.facts import portable_recipe, read_facts, record_measurement, weights_hash
+from soho.sharing.facts import portable_recipe, read_facts, record_measurement, record_training, weights_hash
 from tests.support import Soho
 from tests.tiny_recipes import tiny_recipe
 
@@ -143,6 +143,8 @@ def test_a_card_changed_by_hand_stays(folder: Path, soho: Soho) -> None:
         assert (code, out) == (1, "")
         assert "was written or changed by somebody else and stays as it is (--overwrite replaces it)" in err
         assert card.read_text(encoding="utf-8") == text
+    card.write_bytes("# Modèle à moi\n".encode("latin-1"))
+    assert "was changed by hand and stays as it is" in refresh_card(folder)
     code, out, _ = soho("card", folder, "--overwrite", "--license", "cc-by-4.0")
     assert (code, out) == (0, f"model card: {card}\n")
     assert "The weights: cc-by-4.0." in card.read_text(encoding="utf-8")
@@ -159,6 +161,13 @@ def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
     assert "Unknown: the folder says nothing of how these weights were made." in text
     assert "It answers a question about a picture" in text  # this config.json tells
     assert not record_measurement(folder, "test", {"accuracy": 0.75}, recipe_of(folder))
+
+
+def test_damaged_facts_do_not_fail_a_finished_training(folder: Path) -> None:
+    (folder / "provenance.json").write_text("{")
+    record_training(folder, {"examples": 3, "pictures": 2, "texts": 3, "broken": 1})
+    text = refresh_and_read(folder)
+    assert "3 examples: 2 pictures, 3 texts.\n1 pictures could not be decoded and were skipped." in text
 
 
 def test_folders_that_cannot_have_a_card(tmp_path: Path, folder: Path) -> None:
