@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from soho.errors import SohoError
+from soho.sharing.commands import add_sharing
 
 if TYPE_CHECKING:
     from soho.data.sources import Source
@@ -140,20 +141,33 @@ def _shown(value: float) -> str:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model.")],
-    image: Annotated[Path, typer.Argument(help="A picture.")],
+    model: Annotated[Path, typer.Argument(help="A model folder, for instance runs/demo/vqa/model, or a hub id.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One picture or several.")],
     text: Annotated[
         str, typer.Argument(help="A question, a text to match, a sentence or a hypothesis, as the model goes.")
     ],
-    second: Annotated[Path | None, typer.Option(help="The right picture, for a model that compares two.")] = None,
+    second: Annotated[
+        list[Path] | None, typer.Option(help="The right picture, for a model that compares two; one for each IMAGE.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of a folder with several heads: retrieval, vqa, nlvr2 or snli_ve.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Answers to a question.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Answer a question, say how well a text describes a picture, or judge a sentence about one or two pictures."""
-    from soho.pipelines import SohoPipeline
+    """Answer a question, say how well a text describes a picture, or judge a sentence about one or two pictures.
 
-    for prediction in SohoPipeline.from_pretrained(model, trust_remote_code, device)(image, text, second):
-        Console().print(f"{prediction.probability:.3f}  {prediction.text}", highlight=False, markup=False)
+    See docs/ask.md.
+    """
+    from soho.pipelines.command import predict_lines
+
+    options: dict[str, Any] = {"task": task, "top": top, "trust_remote_code": trust_remote_code, "device": device}
+    print(*predict_lines(model, images, text, second, json=json, **options), sep="\n")
+
+
+add_sharing(app)
 
 
 @app.command("recipe")

@@ -14,10 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from soho.data.check import check
 from soho.data.check_report import CheckReport
 from soho.data.readers.vqa2 import read_question_ids
+from soho.data.schema import photos_of, texts_of
 from soho.errors import SohoError
 from soho.evaluation.submission import write_submission
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
+from soho.sharing.card import refresh_card
+from soho.sharing.facts import record_measurement, record_training
 from soho.tasks import PretrainingTask, Processes, Task, VqaTask, build_task, task_class
 from soho.training.memory import keep_freed_memory
 from soho.training.processes import make_accelerator
@@ -90,6 +93,8 @@ def train(recipe: Recipe) -> TrainedRun:
         task.processor.save_pretrained(folder)
         lines = [*report.lines(), *task.notes, *(f"broken picture, skipped: {name}" for name in data.broken)]
         (recipe.output / "load_report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        record_training(folder, {**_counts(task), "broken": len(data.broken)})
+        _tell(accelerator, [refresh_card(folder)])
     if data.broken:
         _tell(accelerator, [f"{len(data.broken)} pictures could not be decoded and were skipped: {data.broken[:5]}"])
     accelerator.wait_for_everyone()
@@ -130,6 +135,11 @@ def evaluate(recipe: Recipe, split: str = "validation", model_folder: Path | Non
     if accelerator.is_main_process:
         path = recipe.output / f"metrics-{split}.json"
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        own = recipe.output / MODEL_FOLDER
+        measured_own = own.is_dir() and (model_folder is None or Path(model_folder).resolve() == own.resolve())
+        # A folder that knows nothing of its making, from an earlier version, gets no card.
+        if measured_own and record_measurement(own, split, figures, recipe.model_dump(mode="json")):
+            _tell(accelerator, [refresh_card(own)])
     return figures
 
 
@@ -261,6 +271,14 @@ def _tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     if failure:
         print(f"the lengths of texts are not measured: {failure}")
     return None
+
+
+def _counts(task: Task) -> dict[str, int]:
+    """Count the training data for the model's card."""
+    examples = task.examples("train")
+    pictures = {str(photo.image) for example in examples for photo in photos_of(example)}
+    texts = sum(len(texts_of(example)) for example in examples)
+    return {"examples": len(examples), "pictures": len(pictures), "texts": texts}
 
 
 def _tell(accelerator: Accelerator, lines: list[str]) -> None:

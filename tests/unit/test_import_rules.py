@@ -54,7 +54,16 @@ ALLOWED: dict[str, set[str]] = {
         "soho.pipelines",
         "soho.processing",
     },
-    "soho.runs": {"soho.data", "soho.errors", "soho.evaluation", "soho.models", "soho.tasks", "soho.training"},
+    "soho.sharing": {"soho.errors", "soho.folders", "soho.models", "soho.pipelines", "soho.processing"},
+    "soho.runs": {
+        "soho.data",
+        "soho.errors",
+        "soho.evaluation",
+        "soho.models",
+        "soho.sharing",
+        "soho.tasks",
+        "soho.training",
+    },
     "soho.export": {
         "soho.data",
         "soho.errors",
@@ -101,6 +110,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.runs",
         "soho.search",
         "soho.serving",
+        "soho.sharing",
         "soho.tasks",
         "soho.training",
     },
@@ -201,9 +211,11 @@ def test_the_demonstration_and_the_runs_are_leaves() -> None:
         "soho.inspection",
         "soho.search",
         "soho.serving",
+        "soho.sharing",
     }
     assert importers("soho.search") <= {"soho.cli", "soho.demo", "soho.serving"}
     assert importers("soho.serving") <= {"soho.cli", "soho.demo"}
+    assert importers("soho.sharing") <= {"soho.cli", "soho.runs"}
 
 
 # Modules of the inspection that look inside a model; all others are given arrays and pictures.

@@ -53,7 +53,7 @@ def test_a_run_leaves_everything_needed_to_repeat_it(trained: Path, task: str) -
     assert load_recipe(output / "recipe.yaml").output == output
     report = (output / "load_report.txt").read_text()
     assert ("no BERT was named" in report) == (task == "pretraining")
-    assert {path.suffix for path in (output / "model").iterdir()} <= {".json", ".safetensors", ".txt"}
+    assert {path.suffix for path in (output / "model").iterdir()} <= {".json", ".safetensors", ".txt", ".md"}
     if task == "pretraining":
         assert {"loss/mlm", "loss/mvm", "loss/itm", "health/codes_used", "health/perplexity"} <= set(records[-1])
 

@@ -17,7 +17,16 @@ from soho.data.image_store import ImageStore
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
 
-__all__ = ["ImageDecodeError", "ImageStore", "decode", "decode_bytes", "image_size", "orientation_of", "read_bytes"]
+__all__ = [
+    "ImageDecodeError",
+    "ImageStore",
+    "decode",
+    "decode_bytes",
+    "image_size",
+    "orientation_of",
+    "read_bytes",
+    "upright_rgb",
+]
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -78,15 +87,36 @@ def decode_bytes(data: bytes, name: str, *, smallest: bool = False) -> Image.Ima
         if smallest:
             picture.draft("RGB", (1, 1))
         picture.load()
-        if picture.format == "TIFF":  # newer Pillow turns TIFF itself and then removes the tag
-            upright = ImageOps.exif_transpose(picture)
-        elif orientation in _UPRIGHT:
-            upright = picture.transpose(_UPRIGHT[orientation])
-        else:
-            upright = picture
-        result = _to_rgb(upright)
-        result.info = {}  # a second reader of the EXIF orientation would turn the picture again
-        return result
+        return _upright_rgb(picture, orientation)
+
+
+def upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+    """Return a Pillow picture as `decode` returns that of a file: 8-bit RGB, upright, without transparent parts.
+
+    Args:
+        picture: of any mode; not changed, but read where it was only opened.
+        name: what an error message calls it.
+
+    Raises:
+        ImageDecodeError: its file is cut off or closed.
+    """
+    with _naming(name):
+        orientation = orientation_of(picture)
+        picture.load()
+        own = picture.mode != "RGB" or picture.format == "TIFF"  # these are copied below
+        return _upright_rgb(picture if own else picture.copy(), orientation)
+
+
+def _upright_rgb(picture: Image.Image, orientation: int) -> Image.Image:
+    if picture.format == "TIFF":  # newer Pillow turns TIFF itself and then removes the tag
+        upright = ImageOps.exif_transpose(picture)
+    elif orientation in _UPRIGHT:
+        upright = picture.transpose(_UPRIGHT[orientation])
+    else:
+        upright = picture
+    result = _to_rgb(upright)
+    result.info = {}  # a second reader of the EXIF orientation would turn the picture again
+    return result
 
 
 def image_size(ref: ImageRef) -> tuple[int, int]:

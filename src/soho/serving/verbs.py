@@ -46,9 +46,9 @@ def match(pipeline: SohoPipeline, image: Image.Image, texts: list[str]) -> list[
 
 def compare(pipeline: SohoPipeline, left: Image.Image, right: Image.Image, sentence: str) -> list[Prediction]:
     """Say whether a sentence is true of two pictures."""
-    return pipeline.judge(left, right, sentence)
+    return pipeline.compare(left, right, sentence)
 
 
 def entails(pipeline: SohoPipeline, image: Image.Image, text: str) -> list[Prediction]:
     """Say whether a picture entails a text."""
-    return pipeline.entail(image, text)
+    return pipeline.entails(image, text)

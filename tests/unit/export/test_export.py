@@ -213,7 +213,7 @@ def test_the_example_judges_two_pictures_without_torch(exported: Folders, pictur
     pipeline = SohoPipeline.from_pretrained(source)
     ((text, found),) = example(out, pictures[0], pictures[1], TEXTS[1])
     assert text == TEXTS[1]
-    for one in pipeline.judge(pictures[0], pictures[1], text):
+    for one in pipeline.compare(pictures[0], pictures[1], text):
         assert found[one.text] == pytest.approx(one.probability, abs=1e-4)
     ((_, turned),) = example(out, pictures[1], pictures[0], TEXTS[1])
     assert abs(turned["true"] - found["true"]) > 1e-3

@@ -203,8 +203,8 @@ def test_the_gradient_is_that_of_finite_differences(monkeypatch: pytest.MonkeyPa
 TASKS: list[tuple[type[SohoPreTrainedModel], str]] = [
     (SohoForImageTextRetrieval, "match"),
     (SohoForQuestionAnswering, "answer"),
-    (SohoForVisualEntailment, "entail"),
-    (SohoForVisualReasoning, "judge"),
+    (SohoForVisualEntailment, "entails"),
+    (SohoForVisualReasoning, "compare"),
 ]
 
 
@@ -212,7 +212,7 @@ TASKS: list[tuple[type[SohoPreTrainedModel], str]] = [
 @pytest.mark.parametrize("changes", [{}, {"fusion_start": 1, "visual_summary": True}, {"num_hidden_layers": 1}])
 def test_every_task(kind: type[SohoPreTrainedModel], verb: str, changes: dict[str, Any]) -> None:
     pipeline = tiny_pipeline(kind, **changes)
-    second = TALL if verb == "judge" else None
+    second = TALL if verb == "compare" else None
     maps = word_maps(pipeline, WIDE, TEXT, second=second)
     said = getattr(pipeline, verb)(WIDE, *([TALL] if second else []), TEXT)
     assert maps.target in {one.text for one in said} | {"match"}

@@ -1,0 +1,103 @@
+"""Several heads on one trunk in one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import soho as package
+from soho.errors import SohoError
+from soho.pipelines import SohoPipeline
+from soho.runs import train
+from soho.sharing import join_heads
+from soho.sharing.facts import record_measurement
+from tests.support import Soho
+from tests.tiny_recipes import tiny_recipe
+
+HEADS = ["SohoForQuestionAnswering", "SohoForVisualEntailment", "SohoForVisualReasoning"]
+
+
+@pytest.fixture(scope="module")
+def frozen(trained: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three tasks on one trunk that did not learn."""
+    out = tmp_path_factory.mktemp("frozen")
+    options = [f"model.start={trained / 'pretraining' / 'model'}", "training.max_steps=1", "training.frozen=[soho]"]
+    for task in ("vqa", "snli_ve", "nlvr2"):
+        train(tiny_recipe(task, world, out / task, *options, "training.freeze_backbone_epochs=-1"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def joined(frozen: Path) -> Path:
+    folders = [frozen / task / "model" for task in ("vqa", "snli_ve", "nlvr2")]
+    recipe = {"data": {"root": None, "test": [{"format": "vqa2", "questions": "q.json"}]}}
+    record_measurement(folders[0], "test", {"accuracy": 0.4321}, recipe)
+    assert join_heads(folders, frozen / "joined") == HEADS
+    return frozen / "joined"
+
+
+def test_every_head_says_what_it_said_alone(frozen: Path, joined: Path, world: Path) -> None:
+    assert json.loads((joined / "config.json").read_text())["architectures"] == HEADS
+    pipeline = SohoPipeline.from_pretrained(joined)
+    assert [ability.task for ability in pipeline.abilities] == ["vqa", "snli_ve", "nlvr2"]
+    assert pipeline.heads[0].trunk is pipeline.model.trunk
+    left, right = sorted((world / "images" / "val2014").iterdir())[:2]
+    alone = {task: SohoPipeline.from_pretrained(frozen / task / "model") for task in ("vqa", "snli_ve", "nlvr2")}
+    assert pipeline.answer(left, "is there a ball?") == alone["vqa"].answer(left, "is there a ball?")
+    assert pipeline.entails(left, "there is a ball") == alone["snli_ve"].entails(left, "there is a ball")
+    assert pipeline.compare(left, right, "a ball") == alone["nlvr2"].compare(left, right, "a ball")
+    # Two pictures can mean one thing only; one picture two things here.
+    assert pipeline(left, "a ball", right) == pipeline.compare(left, right, "a ball")
+    assert pipeline(left, "a ball", task="snli_ve") == pipeline.entails(left, "a ball")
+    with pytest.raises(
+        SohoError,
+        match=r"answers questions \(`answer`\) and judges what a picture entails \(`entails`\); name the task "
+        r"\(--task\): one of vqa, snli_ve",
+    ):
+        pipeline(left, "a ball")
+    with pytest.raises(SohoError, match=r"\(`compare`\); for `match` load a retrieval or pre-training model"):
+        pipeline.match(left, "a ball")
+    one = SohoPipeline.from_pretrained(joined, task="nlvr2")
+    assert [ability.task for ability in one.abilities] == ["nlvr2"]
+    assert one.compare(left, right, "a ball") == alone["nlvr2"].compare(left, right, "a ball")
+
+
+def test_the_fast_copy_has_one_trunk_too(joined: Path, world: Path) -> None:
+    picture = sorted((world / "images" / "val2014").iterdir())[0]
+    fast, exact = package.load(joined, device="cpu"), SohoPipeline.from_pretrained(joined)
+    assert fast.heads[1].trunk is fast.model.trunk
+    found = {one.text: one.probability for one in fast.entails(picture, "a ball")}
+    for one in exact.entails(picture, "a ball"):
+        assert found[one.text] == pytest.approx(one.probability, abs=0.02)
+
+
+def test_the_card_tells_of_every_run(joined: Path) -> None:
+    text = (joined / "README.md").read_text(encoding="utf-8")
+    for title in ("visual question answering", "visual entailment", "visual reasoning about two pictures"):
+        assert f"\n## Figures: {title}\n" in text
+    assert "0.4321" in text  # measured before; neither trunk nor head has changed
+
+
+def test_trunks_that_learned_do_not_fit(trained: Path, tmp_path: Path, soho: Soho) -> None:
+    folders = [trained / "vqa" / "model", trained / "snli_ve" / "model"]
+    code, out, err = soho("join", *folders, "--out", tmp_path / "joined")
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert f"the trunks of {folders[0]} and {folders[1]} differ in " in err
+    assert "(soho." not in err  # names within the trunk
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_joined(trained: Path, frozen: Path, joined: Path, tmp_path: Path) -> None:
+    vqa, pretraining = frozen / "vqa" / "model", trained / "pretraining" / "model"
+    out = tmp_path / "joined"
+    with pytest.raises(SohoError, match="two of the folders hold a SohoForQuestionAnswering"):
+        join_heads([vqa, vqa], out)
+    with pytest.raises(SohoError, match="holds SohoForPreTraining; expected one head of retrieval, vqa"):
+        join_heads([vqa, pretraining], out)
+    with pytest.raises(SohoError, match="one folder has nothing to be joined with"):
+        join_heads([vqa], out)
+    with pytest.raises(SohoError, match="joined is there already; name a new folder"):
+        join_heads([vqa, frozen / "nlvr2" / "model"], joined)
