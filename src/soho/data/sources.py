@@ -151,7 +151,14 @@ class Source(BaseModel):
         description='Images that are not there and empty captions: "error", or "skip" them, counted and named.',
     )
 
-    @field_validator("images", "shards", mode="before")
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        # An address is no path: a path would lose one of its slashes.
+        many = value if isinstance(value, (list, tuple)) else [value]
+        return [str(place) if isinstance(place, Path) else place for place in many]
+
+    @field_validator("images", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, Path)) else value

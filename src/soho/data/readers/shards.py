@@ -60,9 +60,8 @@ def read_examples(
     # Shards of several folders follow each other; inside a folder the numbers tell the order.
     bases = {base: number for number, base in enumerate(dict.fromkeys(one.base for one in opened))}
     numbered.sort(key=lambda pair: (bases[pair[0]], pair[1]))
-    examples = [example for _, _, example in numbered]
-    notes.rows = len(examples)
-    del examples[limit:]
+    notes.rows = len(numbered)
+    examples = [example for _, _, example in numbered[:limit]]
     if not examples:
         raise SohoError(f"{name}: {place} gives no rows")
     notes.used = len(examples)

@@ -45,6 +45,7 @@ from soho.data.sources import Source, excluded_photographs, leave_out
 from soho.errors import SohoError
 from soho.randomness import keyed_generator
 
+MEGABYTE = 2**20
 _THREADS = 4
 _CHUNK = 64
 _NAMES_KEPT = 20
@@ -81,7 +82,7 @@ class WrittenSection:
     def lines(self) -> list[str]:
         """Return what happened, ready to print."""
         shards = self.index.shards
-        size = sum(shard.size for shard in shards) / 2**20
+        size = sum(shard.size for shard in shards) / MEGABYTE
         pictures, records = sum(shard.pictures for shard in shards), sum(shard.records for shard in shards)
         earlier = f", {self.kept} of them there before" if self.kept else ""
         what = "captioned pictures" if self.index.holds == "captions" else self.index.holds
@@ -160,7 +161,7 @@ class _Plan:
         self, examples: Sequence[Example], megabytes: int, permutation: Callable[[int], Iterable[int]]
     ) -> None:
         self.holds = kind_of(examples[0])
-        self.limit = megabytes * 2**20
+        self.limit = megabytes * MEGABYTE
         of_pictures: dict[tuple[ImageRef, ...], list[tuple[int, Example]]] = {}
         for number, example in enumerate(examples):
             of_pictures.setdefault(tuple(photo.image for photo in photos_of(example)), []).append((number, example))
