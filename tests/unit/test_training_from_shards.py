@@ -73,7 +73,7 @@ def test_behind_an_address_with_two_workers(world: Path, tmp_path: Path) -> None
 
 
 def test_a_shard_that_is_cut_off_is_named_skipped_and_counted(world: Path, tmp_path: Path) -> None:
-    files, shards = recipes("pretraining", world, tmp_path, batch_size=4)
+    _, shards = recipes("pretraining", world, tmp_path, batch_size=4)
     folder = tmp_path / "shards" / "train"
     index = parse_index((folder / "index.json").read_bytes(), "index")
     whole = loader(shards)

@@ -184,7 +184,7 @@ def test_a_shard_is_cut_off_or_not_there_behind_an_address(own: Path) -> None:
             read_bytes(by_shard["000000.tar"].image)
         report = check({"train": [source(address)]}, "pretraining")
         faults = next(problem for problem in report.problems if "index says" in problem.message)
-        assert [fault.removeprefix(address) for fault in faults.examples][0] == "/000000.tar is not there"
+        assert faults.examples[0] == f"{address}/000000.tar is not there"
         assert "/000001.tar is cut off: it has fewer than" in faults.examples[1]
 
 
@@ -192,7 +192,7 @@ def test_a_cache_fetches_every_shard_once(own: Path, tmp_path_factory: pytest.Te
     cache = tmp_path_factory.mktemp("cache")
     with serve(own, ranges=False) as (address, state):
         examples, _ = load_captions(source(address))
-        with pytest.raises(SohoError, match="whole files only, .* name a folder as cache"):
+        with pytest.raises(SohoError, match=r"whole files only, .* name a folder as cache"):
             read_bytes(examples[0].image)
         state["requests"].clear()
         for _ in range(2):
