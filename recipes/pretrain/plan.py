@@ -1,12 +1,12 @@
-r"""Say what a pre-training recipe costs on so many GPUs: micro-batches, memory, pairs per second. Runs nothing on a GPU.
+r"""Say what a pre-training recipe costs on so many GPUs: micro-batches, memory, pairs per second. Needs no GPU.
 
     python recipes/pretrain/plan.py recipes/pretrain/soho_r101_12l.yaml --gpus 1 8 32 --tflops 312 --gigabytes 80
 
 Counted from the model, built without weights: parameters, the work of the CNN's forward pass, what it keeps for the
 backward pass. By formula: fusion layers (2 operations a weight and token, and two products with S x S scores; 34 bytes
 a token and channel are kept, without attention scores, or 2 where activations are recomputed). A backward pass is
-twice the work of its forward pass. Everything else is assumed and can be changed by options: the share of the peak that is
-reached, the rates between GPUs, nothing overlapped. Heads, losses and the loading of pictures are left out.
+twice the work of its forward pass. Everything else is assumed and can be changed by options: the share of the peak
+that is reached, the rates between GPUs, nothing overlapped. Heads, losses and the loading of pictures are left out.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ def plan(cost: Cost, gpus: int, options: argparse.Namespace) -> Plan:
     """
     pictures, rest = divmod(options.pairs, cost.pairs * gpus)
     if rest or not pictures:
-        raise SohoError(f"{options.pairs} pairs are not {cost.pairs} pairs a picture times whole pictures on {gpus} GPUs")
+        raise SohoError(
+            f"{options.pairs} pairs are not {cost.pairs} pairs a picture times whole pictures on {gpus} GPUs"
+        )
     one = cost.cnn_kept + cost.fusion_kept
     room = options.gigabytes * GIGA * options.fill - cost.fixed_bytes - options.overhead * GIGA
     fitting = [size for size in range(1, pictures + 1) if pictures % size == 0 and size * one <= room]
@@ -206,14 +208,15 @@ def lines(cost: Cost, plans: Sequence[Plan], options: argparse.Namespace) -> lis
     """Return what is counted, what is assumed, and a table of plans in Markdown."""
     picture = cost.cnn_kept + cost.fusion_kept
     result = [
-        f"counted: CNN {cost.cnn_weights / 1e6:.1f} M weights, {cost.cnn_forward / GIGA:.0f} GFLOP a picture forward; the "
-        f"rest {cost.other_weights / 1e6:.1f} M weights, {cost.fusion_forward / GIGA:.0f} GFLOP for {cost.pairs} pairs of "
-        f"{cost.tokens} tokens",
-        f"training: {cost.operations(False) / 1e12:.2f} TFLOP a picture, {cost.operations(True) / 1e12:.2f} while the CNN is "
-        f"frozen; {picture / 1e6:,.0f} MB kept a picture; {cost.fixed_bytes / GIGA:.1f} GB of weights and moments",
-        f"assumed: {options.share:.0%} of {options.tflops:g} TFLOP/s; {options.gigabytes:g} GB, of which {options.fill:.0%} "
-        f"are used and {options.overhead:g} GB taken by libraries; {options.link:g} GB/s inside a machine of "
-        f"{options.gpus_per_node} GPUs, {options.network:g} GB/s between machines",
+        f"counted: CNN {cost.cnn_weights / 1e6:.1f} M weights, {cost.cnn_forward / GIGA:.0f} GFLOP a picture forward; "
+        f"the rest {cost.other_weights / 1e6:.1f} M weights, {cost.fusion_forward / GIGA:.0f} GFLOP for {cost.pairs} "
+        f"pairs of {cost.tokens} tokens",
+        f"training: {cost.operations(False) / 1e12:.2f} TFLOP a picture, {cost.operations(True) / 1e12:.2f} while the "
+        f"CNN is frozen; {picture / 1e6:,.0f} MB kept a picture; {cost.fixed_bytes / GIGA:.1f} GB of weights and "
+        "moments",
+        f"assumed: {options.share:.0%} of {options.tflops:g} TFLOP/s; {options.gigabytes:g} GB, of which "
+        f"{options.fill:.0%} are used and {options.overhead:g} GB taken by libraries; {options.link:g} GB/s inside a "
+        f"machine of {options.gpus_per_node} GPUs, {options.network:g} GB/s between machines",
         "",
         "| GPUs | batch_size | accumulation | pairs a step | GB a GPU | s a step | pairs/s | pairs/s, CNN frozen "
         "| pictures/s a GPU |",

@@ -1,7 +1,7 @@
-"""Two gloo processes that read shards lose what one process loses that reads files, for every task with a batch of its own.
+"""Two gloo processes that read shards lose what one process that reads files loses on the joined batch.
 
-Dropout is off and the CNN is frozen: its batch norm would see the pictures of its own process. Retrieval is left out: its
-loss pairs all texts of a process's batch with all pictures of it, so half a batch is another loss by definition.
+Dropout is off and the CNN is frozen: its batch norm would see the pictures of its own process. Retrieval is left out:
+its loss pairs all texts of a process's batch with all pictures of it, so half a batch is another loss by definition.
 
 The file is both the test and, under torchrun, the program of each process.
 """

@@ -116,7 +116,9 @@ def test_a_source_of_the_wrong_kind(tmp_path: Path) -> None:
         load_captions(pairs)
     with pytest.raises(SohoError, match=r"hypotheses are needed here; formats with hypotheses: snli_ve, shards$"):
         load_hypotheses(pairs)
-    with pytest.raises(SohoError, match=r"has captions, but statements about two pictures are needed here; .*: nlvr2, shards$"):
+    with pytest.raises(
+        SohoError, match=r"has captions, but statements about two pictures are needed here; .*: nlvr2, shards$"
+    ):
         load_statements(coco)
 
 

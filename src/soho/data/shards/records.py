@@ -17,7 +17,8 @@ from soho.data.schema import (
 from soho.data.shards.layout import Holds
 from soho.errors import SohoError
 
-CLASSES: dict[Holds, type[Example]] = {
+# Any: each has keywords of its own, which `to_example` fills from JSON.
+CLASSES: dict[Holds, Any] = {
     "captions": CaptionedImage,
     "questions": VisualQuestion,
     "statements": VisualStatement,
@@ -56,9 +57,9 @@ def to_example(record: Mapping[str, Any], kind: Holds, pictures: Sequence[ImageR
     Raises:
         SohoError: it lacks a key or has one too many.
     """
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
     try:
-        number = values.pop("number")
+        number = int(values.pop("number"))
         return number, CLASSES[kind](**values, **dict(zip(_PICTURES, pictures)))
     except (KeyError, TypeError) as error:
         raise SohoError(f"a record of a shard is not of this version ({error}): {dict(record)!r:.120}") from None
