@@ -63,6 +63,17 @@ def test_losses_and_weights_are_the_same(world: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
+def test_a_run_goes_on_in_the_middle_of_an_epoch(world: Path, tmp_path: Path) -> None:
+    files, shards = recipes("snli_ve", world, tmp_path, max_steps=4, batch_size=4)
+    files.data.validation = shards.data.validation = []
+    train(files)
+    for steps in (3, 4):
+        shards.training.max_steps = steps
+        train(shards)
+    assert loader(files).batches_per_epoch > 4  # still in the first epoch
+    assert (shards.output / "log.jsonl").read_bytes() == (files.output / "log.jsonl").read_bytes()
+
+
 def test_behind_an_address_with_two_workers(world: Path, tmp_path: Path) -> None:
     with serve(tmp_path / "shards") as (address, _):
         files, shards = recipes("pretraining", world, tmp_path, address)
