@@ -206,6 +206,30 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
+@data_app.command("shard")
+def shard(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; goes on where it was stopped.")],
+    overrides: Overrides = None,
+    shard_megabytes: Annotated[int, typer.Option(help="Bound of a tar file.")] = 256,
+) -> None:
+    """Write a recipe's pictures and texts as WebDataset tar shards with an index; see docs/data.md.
+
+    Exit code 1 where more than one picture in a hundred cannot be read; the shards are written all the same.
+    """
+    from soho.runs import shard_data
+    from soho.training.recipe import load_recipe
+
+    written = shard_data(load_recipe(recipe, overrides or []), out, shard_megabytes)
+    for section in written:
+        print("\n".join(section.lines()))
+    print("in a recipe, under data:")
+    for section in written:
+        print(f"  {section.name}: [{{format: shards, shards: {section.folder}}}]")
+    if not all(section.sound for section in written):
+        raise typer.Exit(1)
+
+
 @convert_app.command("released")
 def convert_released(
     source: Annotated[Path, typer.Argument(metavar="IN.pth", help="A checkpoint of the code released in 2021.")],

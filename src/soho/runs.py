@@ -15,6 +15,8 @@ from soho.data.check import check
 from soho.data.check_report import CheckReport
 from soho.data.readers.vqa2 import read_question_ids
 from soho.data.schema import photos_of, texts_of
+from soho.data.shards.writing import WrittenSection, write_shards
+from soho.data.sources import LOADERS_OF_TASKS, Source, load_captions
 from soho.errors import SohoError
 from soho.evaluation.submission import write_submission
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
@@ -246,9 +248,7 @@ def check_data(recipe: Recipe) -> CheckReport:
     """
     task_class(recipe.task)
     data = recipe.data
-    sections = {name: getattr(data, name) for name in ("train", "validation", "test") if getattr(data, name)}
-    if not sections:
-        raise SohoError("the recipe names no data: data.train, data.validation and data.test are empty")
+    sections = _sections(recipe)
     length = None
     tokenizer = _tokenizer_of(recipe)
     if tokenizer is not None:
@@ -257,6 +257,34 @@ def check_data(recipe: Recipe) -> CheckReport:
             return len(tokenizer(text)["input_ids"])
 
     return check(sections, recipe.task, length, data.text_length, progress=True, exclude=data.exclude)
+
+
+def shard_data(recipe: Recipe, out: Path, megabytes: int = 256) -> list[WrittenSection]:
+    """Write everything the recipe names as shards; see `soho.data.shards.writing`.
+
+    Args:
+        recipe: names task and data. Photographs of `data.exclude` are left out of the training shards.
+        out: a folder; each section gets one of its own in it.
+        megabytes: bound of a shard.
+
+    Raises:
+        SohoError: the recipe names no data or an unknown task, a source is not what it should be, or `out` cannot be
+            used.
+    """
+    task_class(recipe.task)
+    load = LOADERS_OF_TASKS.get(recipe.task, load_captions)
+    sections = _sections(recipe)
+    return write_shards(
+        sections, load, out, megabytes=megabytes, exclude=recipe.data.exclude, seed=recipe.seed, progress=True
+    )
+
+
+def _sections(recipe: Recipe) -> dict[str, list[Source]]:
+    data = recipe.data
+    sections = {name: getattr(data, name) for name in ("train", "validation", "test") if getattr(data, name)}
+    if not sections:
+        raise SohoError("the recipe names no data: data.train, data.validation and data.test are empty")
+    return sections
 
 
 def _tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase | None:

@@ -16,14 +16,13 @@ from soho.data.check_report import CheckReport, Problem, SourceCounts
 from soho.data.images import decode_bytes, image_size, read_bytes
 from soho.data.leaks import TrainingPhotographs, exclusion_notes, known_leaks
 from soho.data.readers.reading import LoadNotes, plural
+from soho.data.readers.shards import damaged_shards
 from soho.data.schema import Example, ImageRef, VisualQuestion, id_of, photos_of, texts_of
 from soho.data.sources import (
+    LOADERS_OF_TASKS,
     Source,
     leave_out,
     load_captions,
-    load_hypotheses,
-    load_questions,
-    load_statements,
     photographs_of,
 )
 from soho.data.vocabulary_answers import majority_answer
@@ -35,8 +34,6 @@ _TEXTS_MEASURED = 50_000
 _TOLERATED_BROKEN = 0.01
 
 Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
-# All other tasks read captions.
-_LOADERS: dict[str, Load] = {"vqa": load_questions, "nlvr2": load_statements, "snli_ve": load_hypotheses}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +146,10 @@ def _read_source(
         SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
     loaded, notes = _load(read.source, task)
+    if read.source.format == "shards" and (faults := damaged_shards(read.source.shards, read.source.cache)):
+        notes.remarks.clear()  # they tell of the lengths alone
+        message = f"{plural(len(faults), 'shard')} not what the index says"
+        problems.append(Problem(read.where, message, read.source.on_missing == "error", faults, len(faults)))
     read.named.update((photo.photo_key, str(photo.image)) for example in loaded for photo in photos_of(example))
     examples, remark = leave_out(list(loaded), excluded)
     if not examples:
@@ -182,7 +183,7 @@ def _read_source(
 
 def _load(source: Source, task: str) -> tuple[Sequence[Example], LoadNotes]:
     """Load leniently, so that everything missing is seen at once; a failure is told as the recipe's own run would."""
-    load: Load = _LOADERS.get(task, load_captions)
+    load: Load = LOADERS_OF_TASKS.get(task, load_captions)
     try:
         return load(source)
     except SohoError as error:
@@ -263,7 +264,7 @@ def _section_problems(
         message = "the same id of the same photograph is listed more than once"
         yield Problem(section, message, True, twice, len(twice))
     keys = {key for read in reads for key, _, _ in read.pictures.values()}
-    if reads and len(keys) == 1 and task not in _LOADERS:
+    if reads and len(keys) == 1 and task not in LOADERS_OF_TASKS:
         yield Problem(section, "only one photograph: no caption can serve as a negative", fatal=section == "train")
     same_bytes: dict[bytes, dict[str, ImageRef]] = defaultdict(dict)
     for read in reads:
@@ -312,4 +313,6 @@ def _overlaps(one: str, other: str, reads: Sequence[_Read], opened: Mapping[Imag
 
 
 def _base(ref: ImageRef) -> str:
+    if ref.span is not None:
+        return str(ref)  # numbers that every folder of shards has
     return ref.path.replace("\\", "/").rsplit("/", 1)[-1]

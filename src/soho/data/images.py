@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from soho.data.image_store import ImageStore
 from soho.data.schema import ImageRef
+from soho.data.spans import SpanError, read_span
 from soho.errors import SohoError
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "ImageStore",
     "decode",
     "decode_bytes",
+    "image_format",
     "image_size",
     "orientation_of",
     "read_bytes",
+    "size_of_bytes",
     "upright_rgb",
 ]
 
@@ -48,11 +51,14 @@ def read_bytes(ref: ImageRef) -> bytes:
     """Return the bytes of a picture file.
 
     Raises:
-        ImageDecodeError: the file or the zip member is not there or cannot be read.
+        ImageDecodeError: the file, the zip member or its part of a shard is not there or cannot be read.
+        SohoError: the server of a shard does not answer.
     """
     try:
         if ref.archive is None:
             return Path(ref.path).read_bytes()
+        if ref.span is not None:
+            return read_span(ref.archive, ref.span)
         with _member(ref) as stream:
             return stream.read()
     except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
@@ -125,6 +131,8 @@ def image_size(ref: ImageRef) -> tuple[int, int]:
     Raises:
         ImageDecodeError: the file is missing or its header cannot be read.
     """
+    if ref.span is not None:
+        return size_of_bytes(read_bytes(ref), str(ref))
     with _naming(str(ref)):
         if ref.archive is None:
             with open(ref.path, "rb") as stream:
@@ -133,6 +141,31 @@ def image_size(ref: ImageRef) -> tuple[int, int]:
             with _member(ref) as stream:
                 size = _header_size(stream)
     return size or decode(ref).size
+
+
+def size_of_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """Return what `image_size` returns, of the bytes of a picture file.
+
+    Args:
+        data: the whole file.
+        name: what an error message calls the picture.
+
+    Raises:
+        ImageDecodeError: the header cannot be read.
+    """
+    with _naming(name):
+        size = _header_size(io.BytesIO(data))
+    return size or decode_bytes(data, name).size
+
+
+def image_format(data: bytes, name: str) -> str:
+    """Return Pillow's name of the format of a picture file ("JPEG", "PNG", ...), whatever the file is called.
+
+    Raises:
+        ImageDecodeError: it is not a picture that Pillow can read.
+    """
+    with _naming(name), Image.open(io.BytesIO(data)) as picture:
+        return picture.format or ""
 
 
 def _header_size(stream: io.BufferedIOBase | zipfile.ZipExtFile) -> tuple[int, int] | None:
@@ -187,6 +220,8 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, SpanError):
+        return str(error)
     if isinstance(error, FileNotFoundError):
         return "the file is not there"
     if isinstance(error, IsADirectoryError):

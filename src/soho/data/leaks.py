@@ -43,7 +43,9 @@ def exclusion_notes(
         parts = ", ".join(f"{len(found):,} ({title})" for title, found in hits)
         effect = f"of which train held {parts}; left out" if gone else "none of which train holds"
         where = f"exclude, {source.title}"
-        yield Problem(where, f"{source.file} names {plural(len(keys), 'photograph')}, {effect}", False, gone, len(gone))
+        yield Problem(
+            where, f"{source.place} names {plural(len(keys), 'photograph')}, {effect}", False, gone, len(gone)
+        )
 
 
 def known_leaks(excluded: Set[str], train: Sequence[TrainingPhotographs]) -> Iterator[Problem]:

@@ -15,11 +15,13 @@ class ImageRef:
 
     Attributes:
         path: path of the file, or the member name inside `archive`.
-        archive: path of a zip file, or None for a plain file.
+        archive: path of a zip file, or path or URL of a tar shard, or None for a plain file.
+        span: only in a shard: (first byte, number of bytes) of the picture.
     """
 
     path: str
     archive: str | None = None
+    span: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         """Return a name a person can find the picture by."""

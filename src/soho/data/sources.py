@@ -20,6 +20,7 @@ from soho.data.readers import (
     jsonl,
     karpathy,
     nlvr2,
+    shards,
     snli_ve,
     visual_genome,
     vqa2,
@@ -39,6 +40,7 @@ from soho.data.schema import (
 from soho.errors import SohoError
 
 __all__ = [
+    "LOADERS_OF_TASKS",
     "LoadNotes",
     "Source",
     "excluded_photographs",
@@ -63,6 +65,7 @@ Format = Literal[
     "snli_ve",
     "photo_list",
     "jsonl",
+    "shards",
 ]
 Captions = tuple[list[CaptionedImage], LoadNotes]
 AnyExample = TypeVar("AnyExample", bound=Example)
@@ -87,6 +90,8 @@ _SPECIAL_FIELDS: dict[str, tuple[Format, ...]] = {
     "split_column": ("photo_list",),
     "balanced": ("nlvr2",),
     "unbalanced": ("nlvr2",),
+    "shards": ("shards",),
+    "cache": ("shards",),
 }
 
 
@@ -131,12 +136,27 @@ class Source(BaseModel):
         default=None, description="nlvr2: upstream's balanced list; its examples are also measured by themselves."
     )
     unbalanced: Path | None = Field(default=None, description="nlvr2: upstream's unbalanced list, likewise.")
+    shards: list[str] = Field(
+        default_factory=list,
+        description="shards: what `soho data shard` wrote: a folder, an http(s) address of one, or some of its files, "
+        'as in "shards/train/{000000..000009}.tar"; one may stand without list.',
+    )
+    cache: Path | None = Field(
+        default=None, description="shards: a folder of this machine; shards of an address are fetched into it first."
+    )
     name: str | None = Field(default=None, description="Name of the data set in messages; the format where not given.")
     limit: int | None = Field(default=None, ge=1, description="Only the first n images (captions) or questions.")
     on_missing: OnMissing = Field(
         default="error",
         description='Images that are not there and empty captions: "error", or "skip" them, counted and named.',
     )
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        # An address is no path: a path would lose one of its slashes.
+        many = value if isinstance(value, (list, tuple)) else [value]
+        return [str(place) if isinstance(place, Path) else place for place in many]
 
     @field_validator("images", mode="before")
     @classmethod
@@ -146,8 +166,16 @@ class Source(BaseModel):
     @model_validator(mode="after")
     def _fields_fit_format(self) -> Source:
         for key, formats in _SPECIAL_FIELDS.items():
-            if getattr(self, key) is not None and self.format not in formats:
+            if getattr(self, key) not in (None, []) and self.format not in formats:
                 raise ValueError(f"{key} belongs to format {' or '.join(formats)}, not to {self.format}")
+        if self.format == "shards":
+            if not self.shards:
+                raise ValueError("format shards needs shards: a folder that `soho data shard` wrote, or its address")
+            if self.annotations is not None or self.images:
+                raise ValueError(
+                    "format shards has its pictures and texts in the shards; leave annotations and images out"
+                )
+            return self
         if self.format == "vqa2" and self.questions is None:
             raise ValueError("format vqa2 needs questions: the questions file")
         if self.format != "vqa2" and self.annotations is None:
@@ -170,18 +198,23 @@ class Source(BaseModel):
 
     @property
     def file(self) -> Path:
-        """The file that lists the examples: the questions of vqa2, else the annotations."""
+        """The file that lists the examples: the questions of vqa2, else the annotations; shards have none."""
         path = self.questions if self.format == "vqa2" else self.annotations
         assert path is not None  # held by the validator
         return path
 
+    @property
+    def place(self) -> str:
+        """Where the examples come from, for messages."""
+        return ", ".join(self.shards) if self.format == "shards" else str(self.file)
+
     def image_store(self) -> ImageStore:
-        """Return the pictures' places.
+        """Return the pictures' places; shards bring their own and need none.
 
         Raises:
             SohoError: a place does not exist or is neither a folder nor a zip file.
         """
-        return ImageStore(self.images or [self.file.parent])
+        return ImageStore([] if self.format == "shards" else self.images or [self.file.parent])
 
 
 class _Unopened(ImageStore):
@@ -215,6 +248,8 @@ def photographs_of(source: Source) -> frozenset[str]:
         assert source.photos_of is not None  # held by the validator
         table = {"column": source.column, "split_column": source.split_column, "split": source.split}
         return read_photo_keys(source.file, source.photos_of, **table)
+    if source.format == "shards":
+        return shards.read_photo_keys(source.shards)
     images = None if source.format == "jsonl" else _Unopened()
     examples: Sequence[Example] = _LOADERS.get(source.format, load_captions)(source, images)[0]
     return frozenset(photo.photo_key for example in examples for photo in photos_of(example))
@@ -255,6 +290,7 @@ def load_captions(source: Source, images: ImageStore | None = None) -> Captions:
         "flickr30k": lambda s: flickr30k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
         "flickr8k": lambda s: flickr8k.read_captions(s.file, store, names=_split_names(s), **_common(s)),
         "jsonl": lambda s: jsonl.read_captions(s.file, store, **_common(s)),
+        "shards": lambda s: _of_shards(s, "captions"),
     }
     if source.format not in readers:
         raise _other_kind(source, "captions", readers)
@@ -274,6 +310,7 @@ def load_questions(source: Source, images: ImageStore | None = None) -> tuple[li
         "daquar": lambda s: daquar.read_questions(s.file, store, split=s.split, **_common(s)),
         "gqa": lambda s: gqa.read_questions(s.file, store, image_data=s.image_data, **_common(s)),
         "jsonl": lambda s: jsonl.read_questions(s.file, store, **_common(s)),
+        "shards": lambda s: _of_shards(s, "questions"),
     }
     if source.format not in readers:
         raise _other_kind(source, "questions", readers)
@@ -288,8 +325,10 @@ def load_statements(source: Source, images: ImageStore | None = None) -> tuple[l
         SohoError: the format has no such sentences, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
+    if source.format == "shards":
+        return _of_shards(source, "statements")
     if source.format != "nlvr2":
-        raise _other_kind(source, _HOLDS["nlvr2"], ("nlvr2",))
+        raise _other_kind(source, _HOLDS["nlvr2"], ("nlvr2", "shards"))
     lists = {"balanced": source.balanced, "unbalanced": source.unbalanced}
     subsets = {name: path for name, path in lists.items() if path is not None}
     store = source.image_store() if images is None else images
@@ -303,8 +342,10 @@ def load_hypotheses(source: Source, images: ImageStore | None = None) -> tuple[l
         SohoError: the format has no hypotheses, a file is not what it should be, rows are broken, or something is
             missing under `on_missing: error`.
     """
+    if source.format == "shards":
+        return _of_shards(source, "hypotheses")
     if source.format != "snli_ve":
-        raise _other_kind(source, _HOLDS["snli_ve"], ("snli_ve",))
+        raise _other_kind(source, _HOLDS["snli_ve"], ("snli_ve", "shards"))
     store = source.image_store() if images is None else images
     return snli_ve.read_hypotheses(source.file, store, **_common(source))
 
@@ -319,6 +360,18 @@ _LOADERS: dict[str, Callable[[Source, ImageStore | None], tuple[Sequence[Example
 }
 
 
+# Tasks whose examples are no captions.
+LOADERS_OF_TASKS: dict[str, Callable[[Source], tuple[Sequence[Example], LoadNotes]]] = {
+    "vqa": load_questions,
+    "nlvr2": load_statements,
+    "snli_ve": load_hypotheses,
+}
+
+
+def _of_shards(source: Source, holds: Any) -> tuple[list[Any], LoadNotes]:
+    return shards.read_examples(source.shards, holds, cache=source.cache, **_common(source))
+
+
 def _other_kind(source: Source, needed: str, formats: Iterable[str]) -> SohoError:
     if source.format == "photo_list":
         return SohoError(
@@ -326,7 +379,7 @@ def _other_kind(source: Source, needed: str, formats: Iterable[str]) -> SohoErro
             "data.exclude"
         )
     return SohoError(
-        f"{source.title} (format {source.format}, {source.file}) has {_HOLDS.get(source.format, 'captions')}, but "
+        f"{source.title} (format {source.format}, {source.place}) has {_HOLDS.get(source.format, 'captions')}, but "
         f"{needed} are needed here; formats with {needed}: {', '.join(formats)}"
     )
 

@@ -97,7 +97,8 @@ class SohoForImageTextRetrieval(SohoPreTrainedModel):
             take(visual, rows),
             take(image.mask, rows),
             cls_only=True,
-            **{name: bool(kwargs.get(name)) for name in ("output_attentions", "output_hidden_states")},
+            output_attentions=bool(kwargs.get("output_attentions")),
+            output_hidden_states=bool(kwargs.get("output_hidden_states")),
         )
         logits = fused = self.match_head(hidden[:, 0]).float()
         if self.match_contrast is not None and similarities is not None:

@@ -220,7 +220,7 @@ class Task(ABC):
             examples += kept
             self.notes += notes.lines()
             if remark:
-                self.notes.append(f"{source.title} ({source.file}): {remark}")
+                self.notes.append(f"{source.title} ({source.place}): {remark}")
         if not examples:
             raise SohoError(f"data.{split} holds no example; `soho data check` tells what was dropped and why")
         return examples

@@ -114,9 +114,11 @@ def test_a_source_of_the_wrong_kind(tmp_path: Path) -> None:
         SohoError, match=r"nlvr2 \(format nlvr2, n\.json\) has statements about two pictures, but capti"
     ):
         load_captions(pairs)
-    with pytest.raises(SohoError, match=r"hypotheses are needed here; formats with hypotheses: snli_ve$"):
+    with pytest.raises(SohoError, match=r"hypotheses are needed here; formats with hypotheses: snli_ve, shards$"):
         load_hypotheses(pairs)
-    with pytest.raises(SohoError, match=r"has captions, but statements about two pictures are needed here; .*: nlvr2$"):
+    with pytest.raises(
+        SohoError, match=r"has captions, but statements about two pictures are needed here; .*: nlvr2, shards$"
+    ):
         load_statements(coco)
 
 

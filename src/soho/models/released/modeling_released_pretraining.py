@@ -137,7 +137,7 @@ class SohoReleasedForPreTraining(SohoForPreTraining):
             See `SohoForPreTrainingOutput`, `visual_indices` one row a pair; `loss` is None unless `itm_labels` is
             given. Without draws and location no cell is masked.
         """
-        text, _, table = self.read_words(input_ids, attention_mask)
+        text, _mask_vector, table = self.read_words(input_ids, attention_mask)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, texts = pair_rows(len(pixel_values), len(text), pair_image_index, pair_text_index)
         image = self.soho.encode_image(pixel_values, pixel_mask, rows)  # type: ignore[call-arg]
