@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from soho.errors import SohoError
 from soho.sharing.card_figures import FIGURES, data_words, figure_names
-from soho.sharing.card_text import TASKS, body
+from soho.sharing.card_text import body, words_of
 from soho.sharing.folder import FolderView, view_folder
 
 CARD_NAME = "README.md"
@@ -72,8 +72,8 @@ def card_of(view: FolderView, license: str) -> str:
     """
     runs = view.runs
     names = [run["task"] for run in runs] or [ability.task for ability in view.abilities]
-    tags = ["soho", "vision-language", *(TASKS[name].tag for name in names if name in TASKS)]
-    pipeline_tags = {TASKS[name].pipeline_tag for name in names if name in TASKS} - {None}
+    tags = ["soho", "vision-language", *(words_of(name).tag for name in names)]
+    pipeline_tags = {words_of(name).pipeline_tag for name in names} - {None}
     header: dict[str, Any] = {
         "license": license,
         "library_name": "soho-vlp",
@@ -97,8 +97,8 @@ def _results(run: dict[str, Any]) -> list[EvalResult]:
             metric = FIGURES[name]
             found.append(
                 EvalResult(
-                    task_type=TASKS[run["task"]].pipeline_tag or TASKS[run["task"]].tag,
-                    task_name=TASKS[run["task"]].title,
+                    task_type=words_of(run["task"]).pipeline_tag or words_of(run["task"]).tag,
+                    task_name=words_of(run["task"]).title,
                     dataset_type=" + ".join(dict.fromkeys(source["format"] for source in sources)),
                     dataset_name=data_words(sources),
                     dataset_split=split,

@@ -74,6 +74,12 @@ TASKS: dict[str, TaskWords] = {
 }
 
 
+def words_of(task: str) -> TaskWords:
+    """Return the words for a recipe's `task`; for one that is no part of this package what its name says."""
+    own = f"It was trained for `{task}`, a task that is no part of `soho-vlp`; its code must be at hand."
+    return TASKS.get(task) or TaskWords(task.partition(":")[2] or task, "own-task", None, own, "")
+
+
 def body(view: FolderView, license: str) -> str:
     """Return the card below its header.
 
@@ -81,7 +87,7 @@ def body(view: FolderView, license: str) -> str:
         view: what the folder says of itself.
         license: of the weights, as the header names it.
     """
-    known = [TASKS[run["task"]] for run in view.runs if run["task"] in TASKS]
+    known = [words_of(run["task"]) for run in view.runs]
     known = known or [TASKS[ability.task] for ability in view.abilities]
     parts = [f"# SOHO: {' + '.join(words.title.lower() for words in known) or 'trunk without task head'}"]
     parts.append(
@@ -98,7 +104,7 @@ def body(view: FolderView, license: str) -> str:
     parts += ["## How to use it", _usage(view, known)]
     several = len(view.runs) > 1
     for run in view.runs:
-        title = f": {TASKS[run['task']].title.lower()}" if several else ""
+        title = f": {words_of(run['task']).title.lower()}" if several else ""
         parts += [f"## Data{title}", _data(run), f"## Figures{title}", figures_section(run)]
         parts += [f"## Training{title}", _training(run)]
     if not view.runs:
@@ -111,7 +117,7 @@ def _usage(view: FolderView, known: Sequence[TaskWords]) -> str:
     trust = ""
     if view.config.backbone_factory and not view.config.backbone_factory.startswith("soho."):
         trust = ", trust_remote_code=True"
-    lines = [words.usage for words in known if view.abilities]
+    lines = [words.usage for words in known if view.abilities and words.usage]
     if not lines:
         return "It has no task head: name the folder as `model.start` of a recipe."
     code = "\n".join(["import soho", "", f'model = soho.load("FOLDER OR HUB ID"{trust})', *dict.fromkeys(lines)])
@@ -131,7 +137,7 @@ def _data(run: Mapping[str, Any]) -> str:
     if before is None and start and start not in run["hub_starts"]:
         lines += ["", f"On what its start, `{start}`, was trained is unknown."]
     while before is not None:
-        title = TASKS[before["task"]].title.lower() if before["task"] in TASKS else before["task"]
+        title = words_of(before["task"]).title.lower()
         steps = f"{before['training']['steps']:,} optimizer steps of {title}"
         lines += ["", f"Before that, its start was trained ({steps}) on:", "", *_sources(before["sources"])]
         lines += ["", _counts(before["data"])]
