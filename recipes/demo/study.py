@@ -3,9 +3,9 @@
     python recipes/demo/study.py --out runs/study --seeds 0 1 2
 
 Each seed draws another world and other weights. `whole budget` has, for each of the four tasks, no pre-training and as
-many fine-tuning steps as fit into the time that the training steps of pre-training and fine-tuning took together
-(evaluation does not count). So that seconds mean the same everywhere, the runs of a seed follow one another in one
-process. Stages that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT. Seeds may
+many fine-tuning steps as fit into the processor time of the steps of pre-training and fine-tuning together
+(evaluation does not count). What a step of each run costs is measured once, by short runs, and the same for all seeds.
+Stages that are finished are not repeated. Writes `study.md` (mean and spread over seeds) into OUT. Seeds may
 run side by side as processes of their own, each with OMP_NUM_THREADS=1 and one seed; a last call with all seeds then
 writes the table.
 """
@@ -13,13 +13,17 @@ writes the table.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import tempfile
+import time
 from pathlib import Path
 
 from soho.demo import DemoResult, run_demo
 from soho.demo.stages import FROM_NOTHING, RUNS, demo_recipe
 from soho.runs import evaluate, train
 
+SHORT_RUNS = (5, 25)  # steps
 STUDY = "study.json"  # a demonstration's results, and those of its rivals
 # Task -> the figures of the table; those of the data alone stand only once, with the task's first run.
 FIGURES = {
@@ -30,13 +34,35 @@ FIGURES = {
 }
 
 
+def step_seconds(out: Path, run: str) -> float:
+    """Return the processor time of a training step of a demonstration's run, measured once and kept in `out`.
+
+    Processor time, because neither a pause of the machine nor its other work may give a rival more or fewer steps. Two
+    short runs are compared, so that what goes before the first step does not count.
+    """
+    path = out / "step_seconds.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if run not in known:
+        spent = []
+        for steps in SHORT_RUNS:
+            with tempfile.TemporaryDirectory() as folder:
+                file, own = RUNS.get(run, ("pretrain.yaml", []))
+                changes = [*own, f"training.max_steps={steps}", f"output={folder}/{run}", "training.checkpoint_every=null"]
+                recipe = demo_recipe(file, run, out / "seed-0", 0, changes)
+                begin = time.process_time()
+                train(recipe)
+                spent.append(time.process_time() - begin)
+        known[run] = (spent[1] - spent[0]) / (SHORT_RUNS[1] - SHORT_RUNS[0])
+        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return float(known[run])
+
+
 def whole_budget(result: DemoResult, task: str, seed: int) -> None:
     """Fine-tune from nothing for as long as pre-training and fine-tuning took together."""
-    run = f"{task}_whole_budget"
+    run, out = f"{task}_whole_budget", result.out.parent
+    budget = sum(result.steps[part] * step_seconds(out, part) for part in ("pretrain", task))
     # A step from nothing takes longer than one of the run it is compared with, where that has a fixed CNN.
-    likewise = f"{task}_no_pretraining"
-    step_seconds = result.train_seconds[likewise] / result.steps[likewise]
-    steps = round((result.train_seconds["pretrain"] + result.train_seconds[task]) / step_seconds)
+    steps = round(budget / step_seconds(out, f"{task}_no_pretraining"))
     changes = [*FROM_NOTHING, f"training.max_steps={steps}", "training.epochs=1000"]
     recipe = demo_recipe(RUNS[task][0], run, result.out, seed, changes)
     summary = train(recipe).summary
