@@ -40,6 +40,7 @@ NOT_RUN = {
     ("README.md", "cluster"): 1,
     ("README.md", "minutes"): 1,
     ("README.md", "real data"): 1,
+    ("README.md", "runs until stopped"): 1,
     ("docs/index.md", "network"): 1,
     ("docs/export.md", "minutes"): 1,
     ("docs/performance.md", "minutes"): 1,
@@ -52,6 +53,7 @@ NOT_RUN = {
     ("docs/serve.md", "runs until stopped"): 2,
     ("docs/share.md", "network"): 3,
     ("docs/tour.md", "minutes"): 1,
+    ("docs/tour.md", "runs until stopped"): 1,
 }
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
