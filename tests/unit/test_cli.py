@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from soho.cli import _shown
+from soho.cli.base import shown
 from soho.training.tracking import read_log
 from tests.support import ROOT, Soho
 from tests.tiny_recipes import tiny_values, write_recipe
@@ -159,7 +159,7 @@ def test_a_missing_picture_is_named(soho: Soho, recipe: Path, world: Path, tmp_p
     ("value", "text"), [(214354.0, "214,354"), (25000.0, "25,000"), (0.73254, "0.7325"), (5.0, "5"), (1234.5, "1234")]
 )
 def test_counts_are_shown_in_full(value: float, text: str) -> None:
-    assert _shown(value) == text
+    assert shown(value) == text
 
 
 def test_an_unknown_split(soho: Soho, recipe: Path) -> None:

@@ -134,4 +134,4 @@ class Shelf:
 
 
 def _sped_up(exact: SohoPipeline, device: str) -> SohoPipeline:
-    return SohoPipeline(exact.model, exact.processor, device).speed_up()
+    return SohoPipeline(exact.model, exact.processor, device, exact.heads).speed_up()

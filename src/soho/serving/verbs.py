@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from soho.models.modeling_question_answering import SohoForQuestionAnswering
-from soho.models.modeling_retrieval import SohoForImageTextRetrieval
-from soho.models.modeling_soho import SohoPreTrainedModel
-from soho.models.modeling_visual_entailment import SohoForVisualEntailment
-from soho.models.modeling_visual_reasoning import SohoForVisualReasoning
-from soho.pipelines import PREDICTORS, Prediction, SohoPipeline
+from soho.pipelines import Prediction, SohoPipeline, abilities_of
 
 # Verb -> the model that it needs, in words.
 VERBS = {
@@ -20,18 +15,11 @@ VERBS = {
     "compare": "a visual-reasoning model (task: nlvr2)",
     "entails": "a visual-entailment model (task: snli_ve)",
 }
-_OF_CLASS: dict[type[SohoPreTrainedModel], str] = {
-    SohoForQuestionAnswering: "answer",
-    SohoForImageTextRetrieval: "match",
-    SohoForVisualReasoning: "compare",
-    SohoForVisualEntailment: "entails",
-}
 
 
 def verbs_of(architectures: Sequence[str]) -> tuple[str, ...]:
     """Return the verbs of a model folder by the classes that its configuration names."""
-    kinds = [PREDICTORS[name] for name in architectures[:1] if name in PREDICTORS]
-    return tuple(_OF_CLASS[kind] for kind in kinds)
+    return tuple(ability.verb for ability in abilities_of(architectures))
 
 
 def answer(pipeline: SohoPipeline, image: Image.Image, question: str, top: int) -> list[Prediction]:

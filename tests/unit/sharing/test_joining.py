@@ -11,6 +11,7 @@ import soho as package
 from soho.errors import SohoError
 from soho.pipelines import SohoPipeline
 from soho.runs import train
+from soho.serving.shelf import Shelf, find_models
 from soho.sharing import join_heads
 from soho.sharing.facts import record_measurement
 from tests.support import Soho
@@ -101,3 +102,22 @@ def test_what_cannot_be_joined(trained: Path, frozen: Path, joined: Path, tmp_pa
         join_heads([vqa], out)
     with pytest.raises(SohoError, match="joined is there already; name a new folder"):
         join_heads([vqa, frozen / "nlvr2" / "model"], joined)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_one_folder_serves_all_its_heads(joined: Path, world: Path, fast: bool) -> None:
+    shelf = Shelf(find_models([joined]), fast=fast)
+    assert list(shelf.folders) == ["answer", "compare", "entails"]
+    pipeline = shelf.of("answer")
+    assert pipeline is not None
+    assert pipeline is shelf.of("compare")
+    left, right = sorted((world / "images" / "val2014").iterdir())[:2]
+    exact = SohoPipeline.from_pretrained(joined)
+    tolerance = 0.03 if fast else 1e-6
+    for ours, theirs in (
+        (pipeline.entails(left, "there is a ball"), exact.entails(left, "there is a ball")),
+        (pipeline.compare(left, right, "a ball"), exact.compare(left, right, "a ball")),
+    ):
+        assert {one.text: one.probability for one in ours} == pytest.approx(
+            {one.text: one.probability for one in theirs}, abs=tolerance
+        )
