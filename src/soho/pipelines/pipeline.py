@@ -94,6 +94,27 @@ class SohoPipeline:
         """
         return tuple(ability_of(model) for model in (self.model, *self.heads))
 
+    def head(self, verb: str) -> SohoPipeline:
+        """Return a pipeline of the head that a verb asks, on the same trunk.
+
+        Args:
+            verb: match, answer, compare or entails.
+
+        Returns:
+            This pipeline where it has no other head.
+
+        Raises:
+            SohoError: there is no such verb, or no head for it.
+        """
+        if verb not in (verbs := [ability.verb for ability in ABILITIES]):
+            raise SohoError(f"there is no verb {verb!r}; expected one of {', '.join(verbs)}")
+        model = self._model_for(verb)
+        if not self.heads:
+            return self
+        one = SohoPipeline(model, self.processor, self.device)
+        one.folder, one.fast = self.folder, self.fast
+        return one
+
     def speed_up(self, compiled: bool = False) -> SohoPipeline:
         """Exchange the model for its fast copy on this device; see `soho.models.fast.fast_copy`.
 

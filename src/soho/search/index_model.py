@@ -28,10 +28,17 @@ def index_fingerprint(pipeline: SohoPipeline) -> str:
 
 
 def pipeline_of(model: str | Path | SohoPipeline, device: str, trust_remote_code: bool) -> SohoPipeline:
-    """Return a pipeline that was given, or load that of a model folder."""
+    """Return a pipeline that was given, or load that of a model folder; of several heads the one that scores pairs.
+
+    The index knows its model by the weights of trunk and head, so one from a folder of its own and the same one joined
+    with others are one model to it. Where no head scores pairs, `searcher` says so.
+    """
     if isinstance(model, SohoPipeline):
-        return model
-    return SohoPipeline.from_pretrained(model, trust_remote_code, device)
+        pipeline = model
+    else:
+        pipeline = SohoPipeline.from_pretrained(model, trust_remote_code, device)
+    scores = any(isinstance(head, SohoForImageTextRetrieval) for head in (pipeline.model, *pipeline.heads))
+    return pipeline.head("match") if scores else pipeline
 
 
 def searcher(pipeline: SohoPipeline) -> SohoForImageTextRetrieval:

@@ -170,6 +170,7 @@ class PictureIndex:
         fast: bool = False,
         device: str = "cpu",
         trust_remote_code: bool = False,
+        advice: str = "say where with --model",
     ) -> PictureIndex:
         """Open an index for searching.
 
@@ -179,9 +180,10 @@ class PictureIndex:
             fast: let fusion compute in bfloat16 where the device does.
             device: where the model computes; a pipeline has its own.
             trust_remote_code: let the model folder's own CNN code run.
+            advice: what the message tells to do where the remembered folder is gone.
 
         Raises:
-            SohoError: there is no index, or the model is another one.
+            SohoError: there is no index, or the model is another one, or no longer where it was.
         """
         with closing(Catalogue(Path(folder))) as catalogue:
             settings = catalogue.meta()
@@ -190,7 +192,7 @@ class PictureIndex:
         if model is None:
             model = settings["model"]
             if not model or not Path(model).is_dir():
-                raise SohoError(f"the model of {folder} is no longer in {model or 'a folder'}; say where with --model")
+                raise SohoError(f"the model of {folder} is no longer in {model or 'a folder'}; {advice}")
         return cls(Path(folder), pipeline_of(model, device, trust_remote_code), fast)
 
     def update(

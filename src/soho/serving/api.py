@@ -162,7 +162,7 @@ def routes(house: House) -> APIRouter:
         chosen: str = (
             verb if verb is not None else next((one for one in FIRST if one in house.shelf.folders), "inspect")
         )
-        pipeline, words = pipeline_for(chosen, exact=True), checked_text(text, "text", limits)
+        pipeline, words = pipeline_for(chosen, exact=True).head(chosen), checked_text(text, "text", limits)
         aim = checked_text(target, "target", limits) if target else None
         one = await sent(image, "image")
         other = await sent(second, "second") if second is not None else None
@@ -230,7 +230,7 @@ def routes(house: House) -> APIRouter:
             replies.ServedModel(
                 verb=verb,
                 folder="/".join(folder.path.absolute().parts[-2:]),
-                kind=type(house.shelf.exact[folder.path].model).__name__,
+                kind=type(house.shelf.exact[folder.path].head(verb).model).__name__,
             )
             for verb, folder in house.shelf.folders.items()
         ]

@@ -43,9 +43,11 @@ def create_app(house: House, hosts: Collection[str] | None = None) -> FastAPI:
         reading = asyncio.create_task(house.read_corpus())
         yield
         reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await reading
-        house.close()
+        try:
+            with suppress(asyncio.CancelledError):
+                await reading
+        finally:
+            house.close()
 
     # The usual documentation pages load scripts from elsewhere; the schema itself does not.
     app = FastAPI(title="SOHO", description=ABOUT, version="1", docs_url=None, redoc_url=None, lifespan=lifespan)

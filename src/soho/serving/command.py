@@ -63,7 +63,7 @@ def serve(
             say(line)
         name, taken = listening.getsockname()[:2]
         local = is_local(host)
-        config = server_config(create_app(house, local_names(host) if local else None))
+        config = server_config(create_app(house, local_names(host) if local else None), house.limits.upload_seconds)
         say(f"http://{f'[{name}]' if ':' in name else name}:{taken} (Ctrl+C ends it)")
         if not local:
             say("Everybody who reaches this address can use it; it knows no users and no passwords.")
@@ -86,16 +86,18 @@ def open_house(
     chosen = examples or beside(places, EXAMPLES)
     clickable = read_examples(chosen) if chosen is not None else []
     shelf = Shelf(found, settings.fast, device, trust_remote_code)
-    return House(shelf, index or beside(places, INDEX), clickable, settings)
+    return House(shelf, index or beside(places, INDEX), clickable, settings, device, trust_remote_code)
 
 
-def server_config(app: Any) -> Any:
-    """Return uvicorn's settings for an application."""
+def server_config(app: Any, seconds: float) -> Any:
+    """Return uvicorn's settings for an application, and for connections that ask nothing within so many seconds."""
     import uvicorn
+
+    from soho.serving.connections import patient_for
 
     return uvicorn.Config(
         app,
-        http="h11",
+        http=patient_for(seconds),
         ws="none",
         log_level="warning",
         access_log=False,

@@ -11,7 +11,6 @@ import numpy as np
 from soho.data.images import decode
 from soho.data.schema import ImageRef
 from soho.errors import SohoError
-from soho.models.modeling_retrieval import SohoForImageTextRetrieval
 from soho.search import PictureIndex, picture_of
 from soho.serving.codebook import CodeBook
 from soho.serving.desk import Desk
@@ -45,6 +44,8 @@ class House:
         index: folder of the index, None: no search.
         examples: ready to click.
         settings: of the server.
+        device: where the index's own model computes, if it is not on the shelf.
+        trust_remote_code: let that model's own CNN code run.
 
     Attributes:
         desk: whose thread computes with models and reads the index.
@@ -61,28 +62,36 @@ class House:
         index: Path | None = None,
         examples: list[Clickable] | None = None,
         settings: Settings | None = None,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
     ) -> None:
         self.shelf, self.index_folder, self.examples = shelf, index, examples or []
         self.settings = settings or Settings()
         self.limits = self.settings.limits
         self.desk = Desk("soho", self.limits.waiting + 1)
         self.pictures = Desk("soho-pictures", PICTURE_PLACES)
-        self.index = None if index is None else self.desk.wait_for(lambda: self._open(index))
+        self.index = None if index is None else self.desk.wait_for(lambda: self._open(index, device, trust_remote_code))
         entries = self.index.entries() if self.index is not None else np.zeros(0, dtype=np.int64)
         count = min(len(entries), self.settings.corpus)
         spread = np.linspace(0, max(0, len(entries) - 1), count).round().astype(int)
         self.corpus = [int(entries[place]) for place in spread]
         self.book = CodeBook(shelf.codes, len(self.corpus)) if shelf.codes is not None else None
 
-    def _open(self, folder: Path) -> PictureIndex:
+    def _open(self, folder: Path, device: str, trust_remote_code: bool) -> PictureIndex:
         """Open the index with a model that is here already where that is its own, else with the one it remembers."""
         for pipeline in self.shelf.exact.values():
-            if isinstance(pipeline.model, SohoForImageTextRetrieval) and pipeline.model.contrast_head is not None:
+            if any(ability.verb == "match" for ability in pipeline.abilities):
                 try:
                     return PictureIndex.open(folder, pipeline, fast=self.settings.fast)
                 except SohoError as error:
                     logger.info("not with %s: %s", pipeline.folder, error)
-        return PictureIndex.open(folder, fast=self.settings.fast)
+        return PictureIndex.open(
+            folder,
+            fast=self.settings.fast,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            advice="name its folder among the MODELs",
+        )
 
     def needs(self) -> dict[str, str]:
         """Return for everything that can be asked what it needs; an empty text where that is there."""
@@ -106,6 +115,9 @@ class House:
                 book.add(decode(ImageRef(str(picture_of(folder, entry)))))
             except SohoError as error:
                 logger.info("left out of the corpus: %s", error)
+                return False
+            except Exception:  # one picture must not end the reading of the others
+                logger.exception("picture %s of the index is left out of the corpus", entry)
                 return False
             return True
 

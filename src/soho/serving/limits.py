@@ -20,7 +20,7 @@ class Limits:
         texts: texts of one request.
         results: answers or pictures of one request.
         waiting: requests that may wait while one is computed; the next one is told to come back.
-        upload_seconds: in which a request must have arrived.
+        upload_seconds: in which a request must have arrived: its head, and then its body.
     """
 
     upload_bytes: int = 16 * MEBI

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soho.models import (
+    SohoForImageTextRetrieval,
     SohoForPreTraining,
     SohoForQuestionAnswering,
     SohoForVisualEntailment,
@@ -23,6 +24,7 @@ from soho.models import (
 from soho.search import PictureIndex
 from soho.serving.examples import write_examples
 from soho.serving.house import House
+from soho.sharing import join_heads
 from tests.unit.inspection.tiny_pipeline import save, tiny_pipeline
 from tests.unit.search.small import draw, fill, make_model
 
@@ -31,6 +33,13 @@ KINDS = {
     "pretrain": SohoForPreTraining,
     "snli_ve": SohoForVisualEntailment,
     "vqa": SohoForQuestionAnswering,
+}
+
+HEADS = {
+    "vqa": SohoForQuestionAnswering,
+    "nlvr2": SohoForVisualReasoning,
+    "snli_ve": SohoForVisualEntailment,
+    "retrieval": SohoForImageTextRetrieval,
 }
 
 
@@ -55,6 +64,19 @@ def make_runs(folder: Path) -> Path:
         ("inspect", "a red ball", (one,)),
     ]
     write_examples(folder / "examples.json", rows)
+    return folder
+
+
+def make_joined(folder: Path) -> Path:
+    """Write runs of all tasks on one trunk, and `joined` with all their heads, that of retrieval last."""
+    fields = {"visual_input": "features", "itc_weight": 1.0, "match_adds_contrast": True}
+    runs, trunk = [], None
+    for name, kind in HEADS.items():
+        pipeline = tiny_pipeline(kind, **fields)
+        trunk = trunk or pipeline.model.trunk.state_dict()
+        pipeline.model.trunk.load_state_dict(trunk)
+        runs.append(save(pipeline, folder / name / "model"))
+    join_heads(runs, folder / "joined")
     return folder
 
 
@@ -114,7 +136,7 @@ def serving(house: House, hosts: frozenset[str] | None = frozenset({"127.0.0.1",
     from soho.serving.command import listen, server_config
 
     listening: socket.socket = listen("127.0.0.1", 0)
-    server = uvicorn.Server(server_config(create_app(house, hosts)))
+    server = uvicorn.Server(server_config(create_app(house, hosts), house.limits.upload_seconds))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,11 +17,15 @@ from pathlib import Path
 import pytest
 
 from soho.errors import SohoError
+from soho.pipelines import SohoPipeline
+from soho.search import PictureIndex
+from soho.serving.app import create_app
 from soho.serving.command import is_local, listen, local_names, open_house
 from soho.serving.examples import read_examples
 from soho.serving.limits import Limits, Settings
 from soho.serving.shelf import Shelf, find_models
 from tests.support import ROOT, Soho
+from tests.unit.search.small import fill, make_model
 
 
 def test_folders_of_runs_runs_and_models_are_found(runs: Path) -> None:
@@ -104,6 +109,74 @@ def test_an_index_of_another_model_brings_its_own(runs: Path, tmp_path: Path) ->
     assert house.index is not None
     assert house.index.pipeline.folder == runs / "retrieval" / "model"
     house.close()
+
+
+def test_the_index_own_model_loads_as_the_command_says(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    original = SohoPipeline.from_pretrained
+
+    def from_pretrained(folder: Path, trust_remote_code: bool, device: str) -> SohoPipeline:
+        loaded.append((Path(folder).parent.name, trust_remote_code, device))
+        return original(folder)  # whether there is such a device is not the question
+
+    monkeypatch.setattr(SohoPipeline, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("soho.serving.shelf.SohoPipeline.from_pretrained", from_pretrained)
+    house = open_house([runs / "vqa"], runs / "index", None, Settings(), "meta", True)
+    house.close()
+    assert loaded == [("vqa", True, "meta"), ("retrieval", True, "meta")]
+
+
+def test_an_index_whose_model_has_moved(runs: Path, tmp_path: Path) -> None:
+    make_model(tmp_path / "model", seed=3)
+    library = fill(tmp_path / "pictures")
+    PictureIndex.build(library, tmp_path / "model", tmp_path / "index", progress=False)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(SohoError, match=r"is no longer in .*/model; name its folder among the MODELs$"):
+        open_house([runs / "vqa"], tmp_path / "index", None, Settings())
+    with pytest.raises(SohoError, match=r"is no longer in .*/model; say where with --model$"):
+        PictureIndex.open(tmp_path / "index")
+    house = open_house([runs / "vqa", tmp_path / "elsewhere"], tmp_path / "index", None, Settings())
+    house.close()
+    assert house.index is not None
+    assert house.index.pipeline.folder == tmp_path / "elsewhere"
+
+
+def test_a_picture_that_breaks_the_reader_is_left_out_of_the_corpus(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = open_house([runs / "pretrain"], runs / "index", None, Settings())
+    assert house.book is not None
+    original, asked = house.book.add, []
+
+    def add(picture: object) -> None:
+        asked.append(picture)
+        if len(asked) == 3:
+            raise ZeroDivisionError
+        original(picture)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(house.book, "add", add)
+    asyncio.run(house.read_corpus())
+    house.close()
+    assert (len(asked), house.book.read, house.book.total) == (11, 10, 10)
+    assert [record.exc_info is not None for record in caplog.records if record.name == "soho.serving.house"] == [True]
+
+
+def test_the_threads_end_also_where_the_reading_failed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house([runs / "vqa"], None, None, Settings())
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(house, "read_corpus", broken)
+    app = create_app(house)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(live())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        house.desk.wait_for(int)
 
 
 def test_what_is_local() -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import http.client
 import io
+import json
 import socket
 import struct
 import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from soho.serving.command import open_house
-from soho.serving.house import House
-from soho.serving.limits import Limits, Settings
+from soho.serving.limits import Limits, Refusal, Settings
+from soho.serving.pictures import check_picture, decode_picture
 from tests.unit.serving.small import Answer, Client, serving
 
 File = tuple[str, bytes]
@@ -76,7 +77,7 @@ def test_a_bomb_that_is_whole_is_never_decoded(client: Client, jpeg: File, monke
     Image.new("1", (8_000, 8_000)).save(buffer, "PNG")
     assert len(buffer.getvalue()) < 100_000
     decoded: list[str] = []
-    monkeypatch.setattr("soho.serving.pictures.decode_bytes", lambda data, name: decoded.append(name))
+    monkeypatch.setattr("soho.serving.pictures.upright_rgb", lambda picture, name: decoded.append(name))
     assert ask(client, buffer.getvalue()).status == 413
     assert decoded == []
     monkeypatch.undo()
@@ -238,16 +239,102 @@ def test_the_page_needs_nothing_from_elsewhere(client: Client) -> None:
         assert "//" not in text.replace("// ", "").replace("data:", ""), path
 
 
-def test_house_keeps_its_bounds_after_keep_alive_requests(client: Client, jpeg: File) -> None:
-    """One connection, several requests, a refused one among them."""
+def test_a_connection_goes_on_after_a_refused_upload(client: Client) -> None:
+    """One connection: a request from another site's page, whose megabyte nobody wants, and then a good one."""
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
-    seen = []
-    for path in ("/healthz", "/api/nothing", "/healthz"):
-        connection.request("GET", path)
+    try:
+        connection.request("POST", "/api/answer", bytes(1_000_000), {"Origin": "https://example.org"})
+        refused = connection.getresponse()
+        assert (refused.status, list(json.loads(refused.read()))) == (403, ["error"])
+        first = connection.sock
+        connection.request("GET", "/healthz")
         answer = connection.getresponse()
-        seen.append(answer.status)
-        answer.read()
-    connection.close()
-    assert seen == [200, 404, 200]
-    assert isinstance(client.house, House)
-    assert replace(client.house.limits) == Limits()
+        assert (answer.status, json.loads(answer.read())["requests"]) == (200, 0)
+        assert connection.sock is first is not None  # http.client opens another one without a word
+    finally:
+        connection.close()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Read what was sent, until the server closes; the socket's own time limit bounds it."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+SILENT = {
+    "nothing": b"",
+    "half a head": b"GET /healthz HTTP/1.1\r\nHost: 127",
+    "half a second head": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /hea",
+    "a body that was not asked for": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n",
+}
+
+
+def test_silent_connections_do_not_keep_others_out(runs: Path, jpeg: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soho.serving.command.CONNECTIONS", len(SILENT))
+    with serving(open_house([runs / "vqa"], None, None, Settings(Limits(upload_seconds=1.0)))) as client:
+        with ExitStack() as stack:
+            opened = []
+            for sent in SILENT.values():
+                one = stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=4))
+                one.sendall(sent)
+                opened.append(one)
+            time.sleep(0.2)
+            opened[-1].sendall(b"x")  # ends the time that uvicorn gives to a connection after an answer
+            full = client.get("/healthz")
+            assert (full.status, full.headers["content-type"]) == (503, "text/plain; charset=utf-8")
+            assert {name: is_closed(one) for name, one in zip(SILENT, opened)} == dict.fromkeys(SILENT, True)
+        stands(client, jpeg)
+
+
+def test_a_request_that_waits_for_the_model_is_not_cut_off(runs: Path, jpeg: File) -> None:
+    with serving(open_house([runs / "vqa"], None, None, Settings(Limits(upload_seconds=0.3)))) as client:
+        client.house.desk._worker.submit(time.sleep, 1.0)
+        begin = time.monotonic()
+        assert ask(client, jpeg[1]).status == 200
+        assert time.monotonic() - begin > 0.8
+
+
+def two_pictures_in_one_file() -> bytes:
+    """Return a WebP file of 40 x 30 pixels, with a chunk of no meaning in which PhotoCD finds 768 x 512 of them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(buffer, "WEBP", lossless=True)
+    chunk = buffer.getvalue()[12:]
+    start = 12 + 18 + 8
+    junk = bytearray(96 * 2048 + 768 * 512 * 3 // 2)
+    junk[2048 - start : 2052 - start] = b"PCD_"
+    flags = struct.pack("<IHBHB", 0, 39, 0, 29, 0)
+    body = b"WEBP" + b"VP8X" + struct.pack("<I", 10) + flags + b"JUNK" + struct.pack("<I", len(junk)) + junk + chunk
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_a_picture_is_decoded_as_the_one_that_was_looked_at(
+    client: Client, jpeg: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = two_pictures_in_one_file()
+    # A process that reads its first picture of a rare format has this order; one that wrote a WebP file before has not.
+    Image.init()
+    monkeypatch.setattr(Image, "ID", ["PCD", *Image.ID])
+    check_picture(data, "image", Limits())
+    with Image.open(io.BytesIO(data)) as any_decoder:
+        assert any_decoder.format == "PCD"  # else this file shows nothing
+    decoded = decode_picture(data, "image")
+    assert (decoded.size, decoded.getpixel((20, 15))) == ((40, 30), (200, 30, 30))
+    assert ask(client, data).status == 200
+    stands(client, jpeg)
+
+
+def test_damaged_pictures_are_one_sentence() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "PNG")
+    with pytest.raises(Refusal, match=r"^image: ") as cut:
+        decode_picture(buffer.getvalue()[:60], "image")
+    assert cut.value.status == 422
+    with pytest.raises(Refusal, match=r"^image is damaged; expected a JPEG, PNG or WebP picture$") as other:
+        decode_picture(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "image")
+    assert other.value.status == 422
