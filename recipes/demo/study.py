@@ -47,7 +47,12 @@ def step_seconds(out: Path, run: str) -> float:
         for steps in SHORT_RUNS:
             with tempfile.TemporaryDirectory() as folder:
                 file, own = RUNS.get(run, ("pretrain.yaml", []))
-                changes = [*own, f"training.max_steps={steps}", f"output={folder}/{run}", "training.checkpoint_every=null"]
+                changes = [
+                    *own,
+                    f"training.max_steps={steps}",
+                    f"output={folder}/{run}",
+                    "training.checkpoint_every=null",
+                ]
                 recipe = demo_recipe(file, run, out / "seed-0", 0, changes)
                 begin = time.process_time()
                 train(recipe)
