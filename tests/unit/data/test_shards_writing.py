@@ -15,8 +15,9 @@ from soho.data.schema import photos_of
 from soho.data.shards import writing
 from soho.data.shards.tar import TarShard
 from soho.data.shards.writing import WrittenSection, write_shards
-from soho.data.sources import LOADERS_OF_TASKS, Source, load_captions
+from soho.data.sources import Source, load_captions
 from soho.errors import SohoError
+from soho.tasks import task_class
 from tests.support import Soho
 from tests.tiny_recipes import tiny_values, write_recipe
 from tests.unit.data.pictures import write_jsonl, write_picture
@@ -44,7 +45,7 @@ def write(source: Source, out: Path, **more: Any) -> WrittenSection:
 
 @pytest.mark.parametrize("task", ["pretraining", "vqa", "nlvr2", "snli_ve"])
 def test_every_kind_of_example_comes_back(task: str, world: Path, tmp_path: Path) -> None:
-    source, load = world_source(task, world), LOADERS_OF_TASKS.get(task, load_captions)
+    source, load = world_source(task, world), task_class(task).read
     written = write_shards({"train": [source]}, load, tmp_path, megabytes=1)[0]
     expected = load(source)[0]
     again, notes = load(Source(format="shards", shards=tmp_path / "train"))
