@@ -265,6 +265,8 @@ def leave_out(examples: list[AnyExample], excluded: Set[str]) -> tuple[list[AnyE
     Returns:
         The others, and a remark with the number of photographs left out (empty: none).
     """
+    if not excluded:
+        return examples, ""
     keys = [{photo.photo_key for photo in photos_of(example)} for example in examples]
     kept = [example for example, own in zip(examples, keys) if not own & excluded]
     if len(kept) == len(examples):
