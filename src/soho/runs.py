@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from soho.data.check import check
 from soho.data.check_report import CheckReport
 from soho.data.readers.vqa2 import read_question_ids
-from soho.data.schema import photos_of, texts_of
+from soho.data.schema import is_example, photos_of, texts_of
 from soho.data.shards.writing import WrittenSection, write_shards
-from soho.data.sources import LOADERS_OF_TASKS, Source, load_captions
+from soho.data.sources import Source
 from soho.errors import SohoError
 from soho.evaluation.submission import write_submission
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
@@ -246,7 +246,7 @@ def check_data(recipe: Recipe) -> CheckReport:
     Raises:
         SohoError: the recipe names no data, an unknown task or a tokenizer that cannot be read.
     """
-    task_class(recipe.task)
+    load = task_class(recipe.task).read
     data = recipe.data
     sections = _sections(recipe)
     length = None
@@ -256,7 +256,7 @@ def check_data(recipe: Recipe) -> CheckReport:
         def length(text: str) -> int:
             return len(tokenizer(text)["input_ids"])
 
-    return check(sections, recipe.task, length, data.text_length, progress=True, exclude=data.exclude)
+    return check(sections, recipe.task, length, data.text_length, progress=True, exclude=data.exclude, load=load)
 
 
 def shard_data(recipe: Recipe, out: Path, megabytes: int = 256) -> list[WrittenSection]:
@@ -271,11 +271,9 @@ def shard_data(recipe: Recipe, out: Path, megabytes: int = 256) -> list[WrittenS
         SohoError: the recipe names no data or an unknown task, a source is not what it should be, or `out` cannot be
             used.
     """
-    task_class(recipe.task)
-    load = LOADERS_OF_TASKS.get(recipe.task, load_captions)
-    sections = _sections(recipe)
+    load = task_class(recipe.task).read
     return write_shards(
-        sections, load, out, megabytes=megabytes, exclude=recipe.data.exclude, seed=recipe.seed, progress=True
+        _sections(recipe), load, out, megabytes=megabytes, exclude=recipe.data.exclude, seed=recipe.seed, progress=True
     )
 
 
@@ -302,8 +300,10 @@ def _tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase | None:
 
 
 def _counts(task: Task) -> dict[str, int]:
-    """Count the training data for the model's card."""
+    """Count the training data for the model's card; of records that only the task itself knows, their number alone."""
     examples = task.examples("train")
+    if not all(map(is_example, examples)):
+        return {"examples": len(examples)}
     pictures = {str(photo.image) for example in examples for photo in photos_of(example)}
     texts = sum(len(texts_of(example)) for example in examples)
     return {"examples": len(examples), "pictures": len(pictures), "texts": texts}

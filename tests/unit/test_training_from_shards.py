@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from soho.training.recipe import Recipe, load_recipe
 from soho.training.tracking import read_log
 from tests.shard_server import serve
 from tests.tiny_recipes import tiny_values, write_recipe
+from tests.unit.data.pictures import write_jsonl
 
 TASKS = ("pretraining", "retrieval", "vqa", "nlvr2", "snli_ve")
 
 
-def recipes(task: str, world: Path, folder: Path, place: str = "", **training: Any) -> tuple[Recipe, Recipe]:
+def recipes(
+    task: str, world: Path, folder: Path, place: str = "", sources: Sequence[Any] = (), **training: Any
+) -> tuple[Recipe, Recipe]:
     """Return the recipe from files, and the one from shards that are written into `folder` (or lie at `place`)."""
     values = tiny_values(task, world, folder / "files")
+    values["data"]["train"] = list(sources) or values["data"]["train"]
     values["training"] |= training
     values["data"]["exclude"] = [dict(values["data"]["train"][0], limit=2)]
     files = load_recipe(write_recipe(folder / "files.yaml", values))
@@ -50,6 +55,26 @@ def test_batches_are_the_same(task: str, world: Path, tmp_path: Path) -> None:
         for batch, other in zip(batches, expected):
             assert batch.keys() == other.keys()
             assert all(torch.equal(batch[name], other[name]) for name in batch)
+
+
+def test_batches_of_ones_own_pictures_are_the_same(world: Path, tmp_path: Path) -> None:
+    """Their keys decide which captions are negatives and what is masked; no path of the machine is in the shards."""
+    names = sorted(path.name for path in (world / "images" / "train2014").glob("*.jpg"))[:30]
+    rows = [{"image": name, "captions": [f"picture {name}", "a dog"]} for name in names]
+    one, two = (
+        {
+            "format": "jsonl",
+            "annotations": str(write_jsonl(tmp_path / f"{name}.jsonl", part)),
+            "images": "{root}/images",
+        }
+        for name, part in (("one", rows[:20]), ("two", rows[10:]))  # ten photographs in both
+    )
+    files, shards = recipes("pretraining", world, tmp_path, sources=[one, two])
+    expected, batches = list(loader(files).epoch(1)), list(loader(shards).epoch(1))
+    assert len(batches) == len(expected) > 1
+    for batch, other in zip(batches, expected):
+        assert all(torch.equal(batch[name], other[name]) for name in other)
+    assert len({int(photo) for batch in batches for photo in batch["photos"]}) == 28  # 2 are excluded
 
 
 def test_losses_and_weights_are_the_same(world: Path, tmp_path: Path) -> None:

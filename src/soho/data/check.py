@@ -17,14 +17,18 @@ from soho.data.images import decode_bytes, image_size, read_bytes
 from soho.data.leaks import TrainingPhotographs, exclusion_notes, known_leaks
 from soho.data.readers.reading import LoadNotes, plural
 from soho.data.readers.shards import damaged_shards
-from soho.data.schema import Example, ImageRef, VisualQuestion, id_of, photos_of, texts_of
-from soho.data.sources import (
-    LOADERS_OF_TASKS,
-    Source,
-    leave_out,
-    load_captions,
-    photographs_of,
+from soho.data.schema import (
+    Example,
+    ImageRef,
+    VisualQuestion,
+    id_of,
+    is_example,
+    photos_of,
+    texts_of,
 )
+from soho.data.shards.layout import Holds
+from soho.data.shards.records import kind_of
+from soho.data.sources import Load, Source, leave_out, load_captions, photographs_of
 from soho.data.vocabulary_answers import majority_answer
 from soho.errors import SohoError
 
@@ -32,8 +36,6 @@ _THREADS = 2
 _CHUNK = 512
 _TEXTS_MEASURED = 50_000
 _TOLERATED_BROKEN = 0.01
-
-Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class _Read:
     counts: SourceCounts
     pictures: dict[ImageRef, tuple[str, int, int]] = field(default_factory=dict)  # photo key, width, height
     ids: list[tuple[str, str, str]] = field(default_factory=list)  # data set, id, photo key
+    holds: Holds = "captions"
     named: dict[str, str] = field(default_factory=dict)  # photo key -> file, those of data.exclude included
 
     @property
@@ -68,6 +71,7 @@ def check(
     decode: bool = True,
     progress: bool = False,
     exclude: Sequence[Source] = (),
+    load: Load = load_captions,
 ) -> CheckReport:
     """Read the annotations and every picture of all sections once.
 
@@ -78,7 +82,7 @@ def check(
 
     Args:
         sections: "train", "validation", "test" -> sources.
-        task: "vqa" reads questions, "nlvr2" statements, "snli_ve" hypotheses, the others captions.
+        task: the recipe's task, named in the report; leaks that only pre-training has are told of "pretraining".
         tokenize_length: number of tokens of a text, `[CLS]` and `[SEP]` included; None leaves the lengths out. It is
             called for at most 50,000 texts of a source, evenly spread.
         text_length: tokens that the recipe allows.
@@ -86,6 +90,7 @@ def check(
         progress: show a progress bar.
         exclude: sources whose photographs are left out of "train" before anything is counted; what each of them did is
             told, and so are known leaks of pre-training data that none of them stops.
+        load: how the task reads a source.
 
     Returns:
         Counts and problems; faults of the data are never raised.
@@ -105,11 +110,12 @@ def check(
             report.counts.append(read.counts)
             try:
                 apart = excluded if section == "train" else frozenset()
-                _read_source(read, task, tokenize_length, text_length, report.problems, apart)
+                _read_source(read, load, tokenize_length, text_length, report.problems, apart)
             except SohoError as error:
                 report.problems.append(Problem(read.where, str(error), fatal=True))
             else:
                 reads.append(read)
+                report.holds = read.holds
     if not sections.get("train"):
         report.problems.append(Problem("train", "the recipe names no training data", fatal=not any(sections.values())))
     train = [TrainingPhotographs(read.source, read.named) for read in reads if read.counts.section == "train"]
@@ -126,7 +132,7 @@ def check(
     for read in reads:
         report.problems += _picture_problems(read, opened)
     for section in sections:
-        report.problems += _section_problems(section, [r for r in reads if r.counts.section == section], task, opened)
+        report.problems += _section_problems(section, [r for r in reads if r.counts.section == section], opened)
     for one, other in combinations(sections, 2):
         report.problems += _overlaps(one, other, reads, opened)
     return report
@@ -134,7 +140,7 @@ def check(
 
 def _read_source(
     read: _Read,
-    task: str,
+    load: Load,
     tokenize_length: Callable[[str], int] | None,
     text_length: int,
     problems: list[Problem],
@@ -145,7 +151,12 @@ def _read_source(
     Raises:
         SohoError: the source cannot be read even with missing things left out, or nothing of it stays.
     """
-    loaded, notes = _load(read.source, task)
+    loaded, notes = _load(read.source, load)
+    if (unknown := next((record for record in loaded if not is_example(record)), None)) is not None:
+        raise SohoError(
+            f"{read.source.place} is read as {type(unknown).__name__}, but only the records of soho.data.schema can be "
+            "checked"
+        )
     if read.source.format == "shards" and (faults := damaged_shards(read.source.shards, read.source.cache)):
         notes.remarks.clear()  # they tell of the lengths alone
         message = f"{plural(len(faults), 'shard')} not what the index says"
@@ -154,6 +165,7 @@ def _read_source(
     examples, remark = leave_out(list(loaded), excluded)
     if not examples:
         raise SohoError(f"nothing is left: {remark}")
+    read.holds = kind_of(examples[0])
     counts, where = read.counts, read.where
     strict = read.source.on_missing == "error"
     texts: list[str] = []
@@ -181,9 +193,8 @@ def _read_source(
         problems.append(Problem(where, message, fatal=True))
 
 
-def _load(source: Source, task: str) -> tuple[Sequence[Example], LoadNotes]:
+def _load(source: Source, load: Load) -> tuple[Sequence[Example], LoadNotes]:
     """Load leniently, so that everything missing is seen at once; a failure is told as the recipe's own run would."""
-    load: Load = LOADERS_OF_TASKS.get(task, load_captions)
     try:
         return load(source)
     except SohoError as error:
@@ -254,9 +265,7 @@ def _picture_problems(read: _Read, opened: Mapping[ImageRef, _Opened]) -> Iterab
         yield Problem(read.where, message, False, other, len(other))
 
 
-def _section_problems(
-    section: str, reads: Sequence[_Read], task: str, opened: Mapping[ImageRef, _Opened]
-) -> Iterable[Problem]:
+def _section_problems(section: str, reads: Sequence[_Read], opened: Mapping[ImageRef, _Opened]) -> Iterable[Problem]:
     """Yield what is wrong between the sources of one section."""
     counted = Counter(key for read in reads for key in read.ids)
     twice = [f"{source}: {name}" for (source, name, _), count in counted.items() if count > 1]
@@ -264,7 +273,7 @@ def _section_problems(
         message = "the same id of the same photograph is listed more than once"
         yield Problem(section, message, True, twice, len(twice))
     keys = {key for read in reads for key, _, _ in read.pictures.values()}
-    if reads and len(keys) == 1 and task not in LOADERS_OF_TASKS:
+    if reads and len(keys) == 1 and reads[0].holds == "captions":
         yield Problem(section, "only one photograph: no caption can serve as a negative", fatal=section == "train")
     same_bytes: dict[bytes, dict[str, ImageRef]] = defaultdict(dict)
     for read in reads:
@@ -294,7 +303,8 @@ def _overlaps(one: str, other: str, reads: Sequence[_Read], opened: Mapping[Imag
         for ref, (key, _, _) in read.pictures.items():
             digest = opened[ref].digest
             if key in by_key:
-                shared[key] = key if key.startswith("file:") else f"{key} ({by_key[key]})"
+                # The key of somebody's own picture is a digest and says nothing.
+                shared[key] = str(ref) if key.startswith("file:") else f"{key} ({by_key[key]})"
             elif digest and digest in by_bytes:
                 copied[key] = f"{by_bytes[digest]} = {ref}"
             elif _base(ref) in by_name:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from soho.data.readers.reading import plural
+from soho.data.shards.layout import Holds
 
 _EXAMPLES_SHOWN = 5
 
@@ -76,6 +77,7 @@ class CheckReport:
 
     Attributes:
         task: what the data is for.
+        holds: what the examples are: captions, questions, statements or hypotheses; None where nothing could be read.
         text_length: tokens that a text may have, `[CLS]` and `[SEP]` included.
         counts: one entry per source.
         problems: what is wrong or worth knowing, in the order found.
@@ -87,6 +89,7 @@ class CheckReport:
 
     task: str
     text_length: int
+    holds: Holds | None = None
     counts: list[SourceCounts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     images_read: int = 0
@@ -118,13 +121,13 @@ class CheckReport:
         return [*lines, "", verdict]
 
     def _header(self) -> list[str]:
-        texts = {"nlvr2": "statements", "snli_ve": "hypotheses"}.get(self.task, "captions")
-        kind = ["questions", "answers", "unanswered"] if self.task == "vqa" else [texts, "per image"]
+        further = ["answers", "unanswered"] if self.holds == "questions" else ["per image"]
+        kind = [self.holds or "texts", *further]
         return ["section", "source", "images", *kind, "missing", "broken", "left out", f"cut at {self.text_length}"]
 
     def _row(self, count: SourceCounts, index: int) -> list[str]:
         first = index == 0 or self.counts[index - 1].section != count.section
-        if self.task == "vqa":
+        if self.holds == "questions":
             kind = [f"{count.texts:,}", f"{count.answers:,}", f"{count.unanswered:,}"]
         else:
             kind = [f"{count.texts:,}", f"{count.texts / count.images:.1f}" if count.images else "-"]

@@ -23,6 +23,7 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 _ATTEMPTS = 5
 _FIRST_WAIT = 1.0  # seconds; doubled at every further attempt
 _CHUNK = 1 << 20
+LARGEST_FILE = 512 * 2**20  # bytes of a file that is held whole
 
 
 def is_url(place: str) -> bool:
@@ -34,11 +35,11 @@ def read_file(url: str) -> bytes | None:
     """Return the content of a small file, or None where the server has no such file.
 
     Raises:
-        SohoError: the server refuses, or does not answer after several attempts.
+        SohoError: the server refuses, does not answer after several attempts, or sends more than `LARGEST_FILE`.
     """
 
     def take(response: BaseHTTPResponse) -> bytes | None:
-        return None if _absent(url, response) else response.read()
+        return None if _absent(url, response) else _read_whole(url, response, LARGEST_FILE)
 
     return _attempt(url, {}, take)
 
@@ -47,7 +48,8 @@ def read_range(url: str, start: int, length: int) -> bytes | None:
     """Return `length` bytes of a file from byte `start` on; fewer where it ends before; None where it is not there.
 
     Raises:
-        SohoError: the server cannot send parts of files, refuses, or does not answer after several attempts.
+        SohoError: the server cannot send parts of files, refuses, does not answer after several attempts, or sends
+            more than was asked for.
     """
 
     def take(response: BaseHTTPResponse) -> bytes | None:
@@ -61,7 +63,7 @@ def read_range(url: str, start: int, length: int) -> bytes | None:
                 f"{url}: the server sends whole files only, but single pictures are asked for; name a folder as cache "
                 "of this source, and its shards are fetched once"
             )
-        return response.read()
+        return _read_whole(url, response, length)
 
     return _attempt(url, {"Range": f"bytes={start}-{start + length - 1}"}, take)
 
@@ -123,6 +125,20 @@ def _absent(url: str, response: BaseHTTPResponse) -> bool:
     if response.status not in (200, 206):
         raise SohoError(f"{url}: the server answers {response.status} {response.reason or ''}".rstrip())
     return False
+
+
+def _read_whole(url: str, response: BaseHTTPResponse, most: int) -> bytes:
+    """Return the content of an answer.
+
+    Raises:
+        SohoError: it has more than `most` bytes.
+    """
+    content = bytearray()
+    for piece in response.stream(_CHUNK):
+        content += piece
+        if len(content) > most:
+            raise SohoError(f"{url}: the server sends more than the {most:,} bytes that are expected at most")
+    return bytes(content)
 
 
 def _attempt(url: str, headers: dict[str, str], take: Callable[[BaseHTTPResponse], Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 # Whether a picture entails a sentence, as SNLI names it.
 ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
@@ -140,6 +140,11 @@ class VisualHypothesis:
 
 
 Example = CaptionedImage | VisualQuestion | VisualStatement | VisualHypothesis
+
+
+def is_example(record: object) -> TypeGuard[Example]:
+    """Say whether a record is one of this module; a task of one's own may read others."""
+    return isinstance(record, Example)
 
 
 class Photo(NamedTuple):

@@ -40,7 +40,7 @@ from soho.data.schema import (
 from soho.errors import SohoError
 
 __all__ = [
-    "LOADERS_OF_TASKS",
+    "Load",
     "LoadNotes",
     "Source",
     "excluded_photographs",
@@ -217,6 +217,10 @@ class Source(BaseModel):
         return ImageStore([] if self.format == "shards" else self.images or [self.file.parent])
 
 
+# How a task reads a source: `load_captions` or a sibling.
+Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
+
+
 class _Unopened(ImageStore):
     """Takes every picture to be there: who only wants photo keys needs no picture."""
 
@@ -230,7 +234,7 @@ class _Unopened(ImageStore):
 def excluded_photographs(sources: Sequence[Source]) -> frozenset[str]:
     """Return the photo keys of `data.exclude`.
 
-    Annotations are read; pictures need not be there, except those of jsonl, whose keys are the places of the files.
+    Annotations are read; pictures need not be there, except those of jsonl, whose keys come of the files' places.
 
     Raises:
         SohoError: a file is not what it should be.
@@ -261,6 +265,8 @@ def leave_out(examples: list[AnyExample], excluded: Set[str]) -> tuple[list[AnyE
     Returns:
         The others, and a remark with the number of photographs left out (empty: none).
     """
+    if not excluded:
+        return examples, ""
     keys = [{photo.photo_key for photo in photos_of(example)} for example in examples]
     kept = [example for example, own in zip(examples, keys) if not own & excluded]
     if len(kept) == len(examples):
@@ -355,14 +361,6 @@ _LOADERS: dict[str, Callable[[Source, ImageStore | None], tuple[Sequence[Example
     "vqa2": load_questions,
     "daquar": load_questions,
     "gqa": load_questions,
-    "nlvr2": load_statements,
-    "snli_ve": load_hypotheses,
-}
-
-
-# Tasks whose examples are no captions.
-LOADERS_OF_TASKS: dict[str, Callable[[Source], tuple[Sequence[Example], LoadNotes]]] = {
-    "vqa": load_questions,
     "nlvr2": load_statements,
     "snli_ve": load_hypotheses,
 }

@@ -17,7 +17,7 @@ def dropout(values: Tensor, probability: float) -> Tensor:
 
     Args:
         values: of any shape.
-        probability: from [0, 1).
+        probability: from [0, 1]; at 1, and where it is rounded to 1, every value becomes zero.
 
     Returns:
         A tensor of that shape.
@@ -25,6 +25,8 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     if values.device.type != "cpu":
         return F.dropout(values, probability)
     least = round(probability * _LEVELS)
+    if least >= _LEVELS:  # nothing stays that could be scaled
+        return values * 0.0
     draws = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: values.numel()] >= least - _LEVELS // 2
     return values * kept.view(values.shape).to(values.dtype).mul_(_LEVELS / (_LEVELS - least))

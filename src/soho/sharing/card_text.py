@@ -156,7 +156,10 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return f"{counts['examples']:,} examples: {counts['pictures']:,} pictures, {counts['texts']:,} texts."
+    """Return the counts that are known; of the records of somebody's own task only their number is."""
+    known = ", ".join(f"{counts[name]:,} {name}" for name in ("pictures", "texts") if name in counts)
+    examples = f"{counts['examples']:,} examples" if "examples" in counts else ""
+    return f"{': '.join(filter(None, (examples, known))) or 'How many examples is unknown'}."
 
 
 def _training(run: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def record_training(folder: Path, counts: Mapping[str, Any]) -> None:
     run = {
         "task": recipe["task"],
         "weights": weights,
-        "hub_starts": _hub_starts(recipe),
+        "hub_starts": _hub_starts(given),
         "start": _start_facts(given["model"].get("start")) or (before[0].get("start") if len(before) == 1 else None),
         "data": dict(counts),
         "training": {name: finished.get(name) for name in ("steps", "epochs", "images", "seconds")},
@@ -169,12 +169,24 @@ def weights_hash(folder: Path) -> str:
 
 
 def file_of(source: Mapping[str, Any]) -> str:
-    """Return the name of the file that lists the examples of a recipe's source."""
-    return str(source.get("questions") or source.get("annotations") or "?").replace("\\", "/").rsplit("/", 1)[-1]
+    """Return the name of the file that lists the examples of a recipe's source.
+
+    Of shards it is the end of their places: the last folder is mostly "train", so the one before it is told too.
+    """
+    if places := source.get("shards"):
+        many = [places] if isinstance(places, str) else places
+        return ", ".join(dict.fromkeys(_last_parts(str(place), 2) for place in many))
+    return _last_parts(str(source.get("questions") or source.get("annotations") or "?"), 1)
+
+
+def _last_parts(place: str, count: int) -> str:
+    """Return the last parts of a path or address, without what stands for folders of the machine."""
+    parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..", "~", "…", "{root}")]
+    return "/".join(parts[-count:])
 
 
 def portable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without absolute paths: `{root}/...` below data.root, else the last name alone.
+    """Return a recipe without absolute paths: `{root}/...` below data.root, else the last name alone (of shards two).
 
     Args:
         recipe: a resolved recipe as JSON values.
@@ -186,16 +198,16 @@ def portable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _portable(value: Any, root: str | None) -> Any:
+def _portable(value: Any, root: str | None, names: int = 1) -> Any:
     if isinstance(value, Mapping):
-        return {key: _portable(inner, root) for key, inner in value.items()}
+        return {key: _portable(inner, root, 2 if key == "shards" else 1) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_portable(inner, root) for inner in value]
+        return [_portable(inner, root, names) for inner in value]
     if not isinstance(value, str) or not _is_absolute(value):
         return value
     if root and _is_absolute(root) and value.startswith((f"{root}/", f"{root}\\")):
         return "{root}/" + value[len(root) + 1 :]
-    return "…/" + (PureWindowsPath(value).name or PurePosixPath(value).name)
+    return "/".join(("…", *PureWindowsPath(value).parts[1:][-names:]))  # it knows both kinds of slashes
 
 
 def _is_absolute(value: str) -> bool:
@@ -203,9 +215,13 @@ def _is_absolute(value: str) -> bool:
 
 
 def _hub_starts(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the hub ids that the weights started from: "owner/name" that is no folder here."""
+    """Return the hub ids that the weights started from: "owner/name" that is no folder here.
+
+    Args:
+        recipe: as it was given: in a portable one a folder of the machine can look like an id.
+    """
     named = [recipe["model"].get(key) for key in ("start", "text", "backbone")]
-    return [one for one in named if one and one.count("/") == 1 and one[0] not in "./…" and not Path(one).exists()]
+    return [one for one in named if one and one.count("/") == 1 and one[0] not in "./~{…" and not Path(one).exists()]
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any]]:

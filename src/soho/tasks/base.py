@@ -13,7 +13,7 @@ from torch import Tensor
 from soho.data.batching import AspectRatioBatches
 from soho.data.dataset import EpochLoader, ExampleDataset, SampleKey, resolve_sizes
 from soho.data.schema import Photo, photos_of
-from soho.data.sources import LoadNotes, Source, excluded_photographs, leave_out
+from soho.data.sources import Load, LoadNotes, Source, excluded_photographs, leave_out, load_captions
 from soho.errors import SohoError
 from soho.models.configuration_soho import SohoConfig, check_config_fields
 from soho.models.initialization import (
@@ -72,6 +72,8 @@ class Task(ABC):
         name: the recipe's `task` value.
         model_class: the SOHO class with this task's head.
         visual_input: what the Transformer reads unless the recipe says otherwise (section 4.2).
+        read: how its sources are read, here and in `soho data check` and `soho data shard`: a loader of
+            `soho.data.sources`, or one's own; captions unless a task says otherwise.
         has_baselines: whether a model without pictures and the most frequent answer say something of this task.
         recipe: the settings.
         processor: turns pictures and texts into tensors.
@@ -81,6 +83,8 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[type[SohoPreTrainedModel]]
     visual_input: ClassVar[str] = "features"
+    # A staticmethod: as a plain function it would take the task for the source.
+    read: ClassVar[Load] = staticmethod(load_captions)
     has_baselines: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe) -> None:
@@ -94,9 +98,12 @@ class Task(ABC):
 
     # What a new task has to say -----------------------------------------------------------------------------------
 
-    @abstractmethod
     def load(self, split: str) -> list[Any]:
-        """Read the examples of a split ("train", "validation", "test") named in the recipe."""
+        """Read the examples of a split ("train", "validation", "test"): all that `read` gives of the recipe's sources.
+
+        A task that keeps only some of them, or reads anything else, overrides it.
+        """
+        return self.load_sources(split, type(self).read)
 
     @abstractmethod
     def texts(self) -> Sequence[str]:
@@ -207,7 +214,7 @@ class Task(ABC):
             tokenizer = train_wordpiece(self.texts(), section.vocabulary_size)
         return SohoProcessor(image_processor=images, tokenizer=tokenizer, text_length=data.text_length)
 
-    def load_sources(self, split: str, read: Callable[[Source], tuple[list[Any], LoadNotes]]) -> list[Any]:
+    def load_sources(self, split: str, read: Callable[[Source], tuple[Sequence[Any], LoadNotes]]) -> list[Any]:
         """Read every source of a split with one of the loaders of `soho.data.sources`; keeps what they note.
 
         Photographs of `data.exclude` are left out of the training split.
@@ -216,7 +223,7 @@ class Task(ABC):
         excluded = excluded_photographs(self.recipe.data.exclude) if split == "train" else frozenset()
         for source in getattr(self.recipe.data, split):
             rows, notes = read(source)
-            kept, remark = leave_out(rows, excluded)
+            kept, remark = leave_out(list(rows), excluded)
             examples += kept
             self.notes += notes.lines()
             if remark:

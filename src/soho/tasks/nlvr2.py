@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from soho.data.schema import VisualStatement
-from soho.data.sources import load_statements
+from soho.data.sources import Load, load_statements
 from soho.evaluation.metrics import merge_processes
 from soho.evaluation.reasoning_metrics import ReasoningScore
 from soho.models.modeling_soho import SohoPreTrainedModel
@@ -20,10 +20,7 @@ class Nlvr2Task(ClassificationTask):
 
     name: ClassVar[str] = "nlvr2"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForVisualReasoning
-
-    def load(self, split: str) -> list[VisualStatement]:
-        """Read all sources of sentences about two pictures of a split."""
-        return self.load_sources(split, load_statements)
+    read: ClassVar[Load] = staticmethod(load_statements)
 
     @staticmethod
     def class_of(example: VisualStatement) -> int:

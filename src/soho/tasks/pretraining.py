@@ -13,7 +13,6 @@ from torch import Tensor
 
 from soho.data.dataset import EpochLoader, SampleKey
 from soho.data.schema import CaptionedImage
-from soho.data.sources import load_captions
 from soho.evaluation.metrics import CodeHistogram, Mean, merge_processes
 from soho.models.losses import IGNORE
 from soho.models.modeling_pretraining import SohoForPreTraining
@@ -34,10 +33,6 @@ class PretrainingTask(Task):
     name: ClassVar[str] = "pretraining"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForPreTraining
     visual_input: ClassVar[str] = "dictionary"
-
-    def load(self, split: str) -> list[CaptionedImage]:
-        """Read all caption sources of a split, one after the other."""
-        return self.load_sources(split, load_captions)
 
     def texts(self) -> Sequence[str]:
         """Return all training captions."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from soho.data.dataset import DecodeLog, EpochLoader, SampleKey, resolve_sizes
 from soho.data.schema import CaptionedImage
-from soho.data.sources import load_captions
 from soho.errors import SohoError
 from soho.evaluation.pair_scoring import fingerprint_of, gather_scores, score_all_pairs
 from soho.evaluation.recompute import shortlist_recall, write_gallery
@@ -36,10 +35,6 @@ class RetrievalTask(Task):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self._galleries: dict[str, list[CaptionedImage]] = {}
-
-    def load(self, split: str) -> list[CaptionedImage]:
-        """Read all caption sources of a split."""
-        return self.load_sources(split, load_captions)
 
     def texts(self) -> Sequence[str]:
         """Return all training captions."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from soho.data.schema import VisualHypothesis
-from soho.data.sources import load_hypotheses
+from soho.data.sources import Load, load_hypotheses
 from soho.evaluation.entailment_metrics import EntailmentScore
 from soho.evaluation.metrics import merge_processes
 from soho.models.modeling_soho import SohoPreTrainedModel
@@ -20,10 +20,7 @@ class SnliVeTask(ClassificationTask):
 
     name: ClassVar[str] = "snli_ve"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForVisualEntailment
-
-    def load(self, split: str) -> list[VisualHypothesis]:
-        """Read all sources of hypotheses of a split."""
-        return self.load_sources(split, load_hypotheses)
+    read: ClassVar[Load] = staticmethod(load_hypotheses)
 
     @staticmethod
     def class_of(example: VisualHypothesis) -> int:

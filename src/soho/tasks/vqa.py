@@ -13,7 +13,7 @@ from torch import Tensor
 
 from soho.data.dataset import EpochLoader, SampleKey
 from soho.data.schema import VisualQuestion
-from soho.data.sources import load_questions
+from soho.data.sources import Load, load_questions
 from soho.data.vocabulary_answers import build_answer_vocabulary, soft_scores
 from soho.errors import SohoError
 from soho.evaluation.metrics import merge_processes
@@ -34,15 +34,12 @@ class VqaTask(Task):
 
     name: ClassVar[str] = "vqa"
     model_class: ClassVar[type[SohoPreTrainedModel]] = SohoForQuestionAnswering
+    read: ClassVar[Load] = staticmethod(load_questions)
     has_baselines: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self._answers: list[str] | None = None
-
-    def load(self, split: str) -> list[VisualQuestion]:
-        """Read all question sources of a split."""
-        return self.load_sources(split, load_questions)
 
     def texts(self) -> Sequence[str]:
         """Return all training questions."""

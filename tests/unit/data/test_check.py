@@ -7,7 +7,7 @@ from PIL import Image
 
 from soho.data.check import check
 from soho.data.check_report import CheckReport, Problem
-from soho.data.sources import Source
+from soho.data.sources import Source, load_captions, load_hypotheses, load_questions, load_statements
 from tests.unit.data.pictures import write_json, write_jsonl, write_picture, write_pictures
 
 
@@ -57,7 +57,7 @@ def test_statements_about_two_pictures(tmp_path: Path) -> None:
         name: [Source(format="nlvr2", annotations=write_jsonl(tmp_path / f"{name}.json", lines), images=[tmp_path])]
         for name, lines in (("train", train), ("validation", rows))
     }
-    report = check(sections, "nlvr2", _words, text_length=4)
+    report = check(sections, "nlvr2", _words, text_length=4, load=load_statements)
     assert [(count.images, count.texts, count.cut, count.missing) for count in report.counts] == [
         (2, 1, 0, 0),
         (2, 1, 1, 1),  # the second row's right picture is not there
@@ -78,13 +78,13 @@ def test_hypotheses_and_their_photographs(tmp_path: Path) -> None:
         lines = [{**row, "Flickr30K_ID": photo, "pairID": f"{photo}#{place}"} for place, photo in enumerate(photos)]
         path = write_jsonl(tmp_path / f"{name}.jsonl", [*lines, {**row, "Flickr30K_ID": "1", "gold_label": "-"}])
         sections[name] = [Source(format="snli_ve", annotations=path, images=[tmp_path / "images"])]
-    report = check(sections, "snli_ve")
+    report = check(sections, "snli_ve", load=load_hypotheses)
     assert [(count.images, count.texts, count.left_out) for count in report.counts] == [(2, 3, 1), (1, 1, 1)]
     assert "hypotheses" in report.lines()[0]
     assert _fatal(report) == [
         "train and test: 1 photograph in both; the result would be measured on photographs that were trained on"
     ]
-    clean = check(sections, "snli_ve", exclude=sections["test"])
+    clean = check(sections, "snli_ve", exclude=sections["test"], load=load_hypotheses)
     assert clean.sound
     assert (clean.counts[0].images, clean.counts[0].left_out) == (1, 2)
 
@@ -171,6 +171,15 @@ def test_sizes_that_differ_from_the_annotations_are_noted(tmp_path: Path) -> Non
     assert report.problems[0].examples == [f"{tmp_path / '2.jpg'}: 8x6, annotated 8x12"]
 
 
+def test_records_that_are_none_of_the_schema_are_told(tmp_path: Path) -> None:
+    source = _own(tmp_path, 2)
+    report = check({"train": [source]}, "my:Task", load=lambda one: (["a"], load_captions(one)[1]))  # type: ignore[list-item]
+    assert _fatal(report) == [
+        f"train, jsonl: {source.place} is read as str, but only the records of soho.data.schema can be checked"
+    ]
+    assert "texts" in report.lines()[0]
+
+
 def test_the_same_source_twice(tmp_path: Path) -> None:
     source = _own(tmp_path, 3)
     report = check({"train": [source, source]}, "pretraining")
@@ -244,19 +253,19 @@ def test_questions(tmp_path: Path) -> None:
         {"image": "b.jpg", "question": "Why?"},
     ]
     source = Source(format="jsonl", annotations=write_jsonl(tmp_path / "own.jsonl", rows))
-    report = check({"train": [source]}, "vqa", _words, text_length=4)
+    report = check({"train": [source]}, "vqa", _words, text_length=4, load=load_questions)
     count = report.counts[0]
     assert (count.images, count.texts, count.answers, count.unanswered, count.cut) == (2, 4, 2, 1, 2)
     assert _fatal(report) == ["train, jsonl: 1 question without an answer that is more than punctuation"]
     assert report.lines()[0].split("  ")[:3] == ["section", "source", "images"]
-    assert check({"test": [source]}, "vqa").sound  # answers of test questions may be withheld
+    assert check({"test": [source]}, "vqa", load=load_questions).sound  # answers of test questions may be withheld
 
 
 def test_a_source_of_the_wrong_kind_and_no_training_data(tmp_path: Path) -> None:
     source = Source(format="flickr8k", annotations="t.txt", images=str(tmp_path))
-    report = check({"train": [source]}, "vqa")
+    report = check({"train": [source]}, "vqa", load=load_questions)
     assert "has captions, but questions are needed here" in _fatal(report)[0]
-    assert _fatal(check({"train": []}, "vqa")) == ["train: the recipe names no training data"]
+    assert _fatal(check({"train": []}, "vqa", load=load_questions)) == ["train: the recipe names no training data"]
 
 
 def test_long_lists_are_cut_after_five() -> None:

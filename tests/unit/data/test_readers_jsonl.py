@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def test_captions(tmp_path: Path) -> None:
     assert [item.image_id for item in items] == ["a.jpg", "b.jpg"]
     assert items[0].captions == ("A red bicycle.", "A bike.", "Once more.")
     assert items[0].caption_ids == ("a.jpg#0", "a.jpg#1", "a.jpg#2")
-    assert items[0].photo_key == f"file:{tmp_path / 'photos' / 'a.jpg'}"
+    digest = hashlib.sha256(str(tmp_path / "photos" / "a.jpg").encode()).hexdigest()
+    assert [item.photo_key == f"file:{digest[:32]}" for item in items] == [True, False]
+    assert items[0].photo_key == jsonl.read_questions(path, store)[0][0].photo_key  # the same picture
     assert (notes.rows, notes.used, notes.texts) == (3, 2, 4)
     limited, _ = jsonl.read_captions(path, store, limit=1)
     assert [item.captions for item in limited] == [("A red bicycle.", "A bike.", "Once more.")]
@@ -172,4 +175,4 @@ def test_own_rows_about_published_photos(tmp_path: Path) -> None:
     row = {"image": Path(member).name, "question": "What?", "answer": "table"}
     items, _ = jsonl.read_questions(write_jsonl(tmp_path / "own.jsonl", [row]), store)
     assert items[0].image == ImageRef(member, str(archive))
-    assert items[0].photo_key == f"file:{archive}!{member}"
+    assert items[0].photo_key == f"file:{hashlib.sha256(f'{archive}!{member}'.encode()).hexdigest()[:32]}"

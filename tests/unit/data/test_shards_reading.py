@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +16,7 @@ from soho.data.check import check
 from soho.data.images import ImageDecodeError, read_bytes
 from soho.data.readers.shards import read_photo_keys
 from soho.data.schema import CaptionedImage, ImageRef
-from soho.data.shards import writing
+from soho.data.shards import layout, writing
 from soho.data.shards.writing import write_shards
 from soho.data.sources import Source, excluded_photographs, load_captions, load_questions
 from soho.errors import SohoError
@@ -146,6 +150,71 @@ def test_a_list_of_records_that_is_cut_off_is_an_error(own: Path) -> None:
     (own / "index.json").write_text('{"format": "soho-shards", "version": 2}')
     with pytest.raises(SohoError, match="is not an index of shards that this version reads: version"):
         load_captions(source(own))
+
+
+def with_list(folder: Path, change: Callable[[str], str]) -> None:
+    """Change the last line of the first list of records, and the digest in the index with it."""
+    path, index = folder / "000000.jsonl.gz", folder / "index.json"
+    before = path.read_bytes()
+    *lines, last = gzip.decompress(before).decode().splitlines()
+    path.write_bytes(gzip.compress("\n".join([*lines, change(last)]).encode()))
+    old, new = (hashlib.sha256(data).hexdigest() for data in (before, path.read_bytes()))
+    index.write_text(index.read_text().replace(old, new))
+
+
+def with_span(folder: Path, span: Any) -> None:
+    with_list(folder, lambda line: json.dumps({**json.loads(line), "spans": [span]}))
+
+
+@pytest.mark.parametrize(
+    "span",
+    [[0, -1], [-512, 100], [0, 10**13], [10**13, 1], [1.5, 2], [float("inf"), 1], ["0", 1], [True, 1], [0], 7, None],
+)
+def test_a_place_outside_of_the_shard_is_refused(own: Path, span: Any) -> None:
+    with_span(own, span)
+    with pytest.raises(SohoError, match=r"000000\.jsonl\.gz of .*: a sample is not of this version"):
+        load_captions(source(own))
+
+
+def test_a_place_may_end_with_the_shard(own: Path) -> None:
+    size = (own / "000000.tar").stat().st_size
+    with_span(own, [size - 100, 100])
+    examples, _ = load_captions(source(own))
+    assert [example.image.span for example in examples if example.image.span == (size - 100, 100)]
+    with_span(own, [size - 100, 101])
+    with pytest.raises(SohoError, match=rf"\[{size - 100}, 101\] is no part of a shard of {size:,} bytes"):
+        load_captions(source(own))
+
+
+def test_no_room_is_made_for_bytes_that_are_not_there(own: Path) -> None:
+    tar = own / "000000.tar"
+    with pytest.raises(ImageDecodeError, match="the shard ends before this picture does"):
+        read_bytes(ImageRef("a.png", str(tar), (0, 10**13)))  # an index may name any size
+
+
+@pytest.mark.parametrize("content", ["{", "[1, "])
+def test_a_line_that_is_no_json_is_told(own: Path, content: str) -> None:
+    with_list(own, lambda _: content)
+    with pytest.raises(SohoError, match=r"000000\.jsonl\.gz is damaged or no file of records of a shard \(Expecting"):
+        load_captions(source(own))
+
+
+def test_a_list_whose_packing_is_damaged_is_told() -> None:
+    with pytest.raises(SohoError, match="place is damaged or no file of records"):
+        layout.read_lines(gzip.compress(b"a" * 50)[:10] + b"\xff" * 20, "place")
+
+
+def test_what_is_read_whole_has_a_bound(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = gzip.compress(bytes(5000))
+    monkeypatch.setattr(layout, "LARGEST_LIST", 4999)
+    with pytest.raises(SohoError, match="place unpacks to more than 4,999 bytes, too many for the records of a shard"):
+        layout.read_lines(bomb, "place")
+    monkeypatch.setattr(remote, "LARGEST_FILE", 100)
+    with (
+        serve(own) as (address, _),
+        pytest.raises(SohoError, match=r"index\.json: the server sends more than the 100 b"),
+    ):
+        load_captions(source(address))
 
 
 def test_names_of_an_index_stay_in_their_folder(own: Path) -> None:

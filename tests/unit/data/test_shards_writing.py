@@ -12,11 +12,12 @@ import pytest
 
 from soho.data.images import ImageDecodeError, image_size, read_bytes
 from soho.data.schema import photos_of
-from soho.data.shards import writing
+from soho.data.shards import layout, writing
 from soho.data.shards.tar import TarShard
 from soho.data.shards.writing import WrittenSection, write_shards
-from soho.data.sources import LOADERS_OF_TASKS, Source, load_captions
+from soho.data.sources import Source, load_captions
 from soho.errors import SohoError
+from soho.tasks import task_class
 from tests.support import Soho
 from tests.tiny_recipes import tiny_values, write_recipe
 from tests.unit.data.pictures import write_jsonl, write_picture
@@ -44,7 +45,7 @@ def write(source: Source, out: Path, **more: Any) -> WrittenSection:
 
 @pytest.mark.parametrize("task", ["pretraining", "vqa", "nlvr2", "snli_ve"])
 def test_every_kind_of_example_comes_back(task: str, world: Path, tmp_path: Path) -> None:
-    source, load = world_source(task, world), LOADERS_OF_TASKS.get(task, load_captions)
+    source, load = world_source(task, world), task_class(task).read
     written = write_shards({"train": [source]}, load, tmp_path, megabytes=1)[0]
     expected = load(source)[0]
     again, notes = load(Source(format="shards", shards=tmp_path / "train"))
@@ -206,6 +207,50 @@ def test_photographs_of_exclude_stay_out_of_training_shards(world: Path, tmp_pat
     written = write_shards(both, load_captions, tmp_path, exclude=[first])
     assert [section.index.shards[0].records for section in written] == [45, 48]
     assert "3 photographs left out because of data.exclude" in written[0].notes[0]
+
+
+def test_no_path_of_the_machine_is_told(tmp_path: Path) -> None:
+    source = own(tmp_path / "own")
+    (tmp_path / "own" / "p4.png").write_bytes(b"no picture")
+    write_shards({"train": [source], "test": [source]}, load_captions, tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*.*"):
+        data = path.read_bytes()
+        content = gzip.decompress(data) if path.suffix == ".gz" else data
+        assert str(tmp_path).encode() not in content, path
+    # Equal pictures keep equal keys, in every section and in another folder.
+    write_shards({"train": [source]}, load_captions, tmp_path / "again")
+    keys = {
+        tuple(example.photo_key for example in load_captions(Source(format="shards", shards=tmp_path / place))[0])
+        for place in ("out/train", "out/test", "again/train")
+    }
+    assert len(keys) == 1
+    assert len(set(keys.pop())) == 6
+
+
+def test_photographs_of_ones_own_are_excluded_before_writing(tmp_path: Path) -> None:
+    source = own(tmp_path / "own")
+    first = source.model_copy(update={"limit": 2})
+    (written,) = write_shards({"train": [source]}, load_captions, tmp_path, exclude=[first])
+    assert written.index.shards[0].records == 4
+    assert "2 photographs left out because of data.exclude" in written.notes[0]
+    # Shards know the same photographs as the files: either can be excluded from the other.
+    shards = Source(format="shards", shards=tmp_path / "train")
+    (rest,) = write_shards({"train": [source]}, load_captions, tmp_path / "rest", exclude=[shards])
+    assert rest.index.shards[0].records == 2
+
+
+def test_records_that_are_none_of_the_schema_are_told(tmp_path: Path) -> None:
+    source = own(tmp_path / "own")
+    with pytest.raises(
+        SohoError, match=r"own\.jsonl\) is read as str, but shards hold only the records of soho\.data\.schema"
+    ):
+        write_shards({"train": [source]}, lambda source: (["a"], load_captions(source)[1]), tmp_path)  # type: ignore[list-item]
+
+
+def test_a_list_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "LARGEST_LIST", 300)
+    with pytest.raises(SohoError, match=r"records of 000000\.tar have more than 300 bytes; write smaller shards"):
+        write(own(tmp_path / "own"), tmp_path)
 
 
 def test_the_command(soho: Soho, world: Path, tmp_path: Path) -> None:

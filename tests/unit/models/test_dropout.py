@@ -21,6 +21,19 @@ def test_shares_and_mean(probability: float, dtype: torch.dtype) -> None:
     assert scaled == pytest.approx(1 / (1 - probability), rel=1e-4 if dtype == torch.float32 else 4e-3)
 
 
+@pytest.mark.parametrize("probability", [1.0, 1 - 2**-17])
+def test_nothing_stays_at_one(probability: float) -> None:
+    values = torch.randn(5, 3, requires_grad=True)
+    dropped = dropout(values, probability)
+    assert torch.equal(dropped, torch.zeros(5, 3))
+    dropped.sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.zeros(5, 3))
+    assert torch.equal(Dropout(1.0).train()(values), torch.zeros(5, 3))
+    least = dropout(torch.ones(400_000), 1 - 2**-16)  # one of 65,536 levels still passes
+    assert set(least.unique().tolist()) <= {0.0, 65536.0}
+
+
 def test_neighbours_are_independent() -> None:
     torch.manual_seed(0)
     kept = (dropout(torch.ones(400_000), 0.5) > 0).float() - 0.5

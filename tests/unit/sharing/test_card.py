@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from soho.errors import SohoError
 from soho.runs import evaluate, train
 from soho.sharing.card import is_ours, refresh_card, write_card
 from soho.sharing.card_figures import tables
-from soho.sharing.facts import portable_recipe, read_facts, record_measurement, record_training, weights_hash
+from soho.sharing.facts import file_of, portable_recipe, read_facts, record_measurement, record_training, weights_hash
 from tests.support import Soho
 from tests.tiny_recipes import tiny_recipe
 
@@ -186,6 +187,66 @@ def test_folders_that_cannot_have_a_card(tmp_path: Path, folder: Path) -> None:
         weights_hash(folder)
 
 
+def changed_recipe(folder: Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Change the recipe beside a model folder and write the card anew, as a run with it would."""
+    recipe = recipe_of(folder)
+    change(recipe)
+    (folder.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    record_training(folder, {"examples": 3})
+    return refresh_and_read(folder)
+
+
+def test_shards_are_named_by_the_end_of_their_places(folder: Path) -> None:
+    places = {"train": ["/disk/shards/train", "https://host.org/web/train/{000000..000127}.tar"], "test": ["s/test"]}
+    sections = {name: [{"format": "shards", "shards": shards}] for name, shards in places.items()}
+    text = changed_recipe(folder, lambda recipe: recipe["data"].update(root="/data", **sections))
+    assert "- `shards/train, train/{000000..000127}.tar` in the form `shards`\n" in text
+    assert record_measurement(folder, "test", {"accuracy": 0.75}, recipe_of(folder))
+    text = refresh_and_read(folder)
+    assert "On the test split (s/test), measured 2" in text
+    (result,) = ModelCard(text).data.eval_results or []
+    assert (result.dataset_type, result.dataset_name) == ("shards", "s/test")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"annotations": "{root}/a/b.json"}, "b.json"),
+        ({"annotations": "a.json", "questions": "C:\\x\\q.json"}, "q.json"),
+        ({"shards": ["{root}/train"]}, "train"),
+        ({"shards": ["…/web/train"]}, "web/train"),
+        ({"shards": "../shards/train/", "annotations": None}, "shards/train"),
+        ({"shards": ["a/train", "b/train", "a/train"]}, "a/train, b/train"),
+        ({"shards": ["https://host.org/train"]}, "host.org/train"),
+        ({}, "?"),
+    ],
+)
+def test_the_file_of_a_source(source: dict[str, Any], name: str) -> None:
+    assert file_of(source) == name
+
+
+def test_a_folder_of_the_machine_is_no_start_from_the_hub(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bert-base").mkdir()
+    starts = {"start": None, "text": f"{tmp_path}/bert-base", "backbone": "microsoft/resnet-18"}
+    text = changed_recipe(
+        folder, lambda recipe: recipe.update(model=starts, data={**recipe["data"], "root": str(tmp_path)})
+    )
+    assert ModelCard(text).data.base_model == ["microsoft/resnet-18"]
+    assert "text `{root}/bert-base`" in text
+
+
+@pytest.mark.parametrize("name", ["~/bert-base", "./bert-base", "{root}/bert-base", "…/bert-base", "/bert-base"])
+def test_what_is_written_like_a_path_is_no_start_from_the_hub(folder: Path, name: str) -> None:
+    text = changed_recipe(folder, lambda recipe: recipe["model"].update(start=None, text=name, backbone=None))
+    assert ModelCard(text).data.base_model is None
+
+
+def test_of_records_of_somebodys_own_only_the_number_is_told(folder: Path) -> None:
+    assert "\n3 examples.\n" in changed_recipe(folder, lambda recipe: None)
+    record_training(folder, {})
+    assert "\nHow many examples is unknown.\n" in refresh_and_read(folder)
+
+
 def test_a_recipe_without_paths_of_the_machine() -> None:
     recipe = {
         "output": "/home/me/runs/vqa",
@@ -207,4 +268,14 @@ def test_a_recipe_without_paths_of_the_machine() -> None:
             "train_size": 3,
         },
     }
+    places = ["/data/coco/train", "/elsewhere/flickr/train/{00..09}.tar", "~/shards/train", "D:\\s\\train", "/train"]
+    found = portable_recipe({"data": {"root": "/data", "train": [{"shards": [*places, "https://host.org/a/train"]}]}})
+    assert found["data"]["train"][0]["shards"] == [
+        "{root}/coco/train",
+        "…/train/{00..09}.tar",
+        "…/shards/train",
+        "…/s/train",
+        "…/train",
+        "https://host.org/a/train",
+    ]
     assert portable_recipe({"data": {"root": None, "train": ["a.json"]}})["data"]["train"] == ["a.json"]

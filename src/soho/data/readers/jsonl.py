@@ -13,7 +13,9 @@ are allowed.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,7 @@ def read_captions(
         on_missing: what to do with images that are not found.
 
     Returns:
-        Examples whose photo key is the place of the file, so equal names in two folders are two photographs.
+        Examples with the photo keys of `photo_key`, so equal names in two folders are two photographs.
 
     Raises:
         SohoError: rows are broken (all are counted, the first ten are told), or something is missing under "error".
@@ -83,7 +85,7 @@ def read_captions(
     for image, texts in captions.items():
         image_id, ref = places[image]
         ids = tuple(f"{image_id}#{index}" for index in range(len(texts)))
-        result.append(CaptionedImage(image_id, f"file:{ref}", ref, tuple(texts), ids))
+        result.append(CaptionedImage(image_id, photo_key(ref), ref, tuple(texts), ids))
     why = f"it holds only questions ({other:,}), but captions are needed here" if other else ""
     return result, reading.finish(len(result), sum(len(item.captions) for item in result), why)
 
@@ -126,9 +128,18 @@ def read_questions(
             continue
         if (ref := _find(row, reading)) is not None:
             question_id = row.name or f"{row.image}#{number}"
-            result.append(VisualQuestion(question_id, row.image, f"file:{ref}", ref, row.question, row.answers))
+            result.append(VisualQuestion(question_id, row.image, photo_key(ref), ref, row.question, row.answers))
     why = f"it holds only captions ({other:,}), but questions are needed here" if other else ""
     return result, reading.finish(len(result), len(result), why)
+
+
+def photo_key(ref: ImageRef) -> str:
+    """Return the photo key of a picture that nobody else knows: a digest of its place.
+
+    Shards, which are passed on, hold the keys of their pictures. A digest tells no folder of this machine, and because
+    files have it too, whatever is drawn by the key is drawn alike from both.
+    """
+    return f"file:{hashlib.sha256(os.fsencode(str(ref))).hexdigest()[:32]}"
 
 
 def _find(row: _Row, reading: Reading) -> ImageRef | None:

@@ -94,11 +94,23 @@ def _examples(one: OpenedShard, sample: dict[str, Any], holds: Holds) -> list[tu
     """Return (folder, number, example) of each record of a sample."""
     try:
         key, names, spans = sample["key"], sample["files"], sample["spans"]
-        places = [(int(start), int(length)) for start, length in spans] or [(0, 0)] * len(names)
+        places = [_span(one, *span) for span in spans] or [(0, 0)] * len(names)
         refs = [ImageRef(f"{key}.{name}", one.archive, span) for name, span in zip(names, places, strict=True)]
         return [(one.base, *to_example(record, holds, refs)) for record in sample["records"]]
     except (KeyError, TypeError, ValueError) as error:
         raise SohoError(f"{one.shard.lines} of {one.base}: a sample is not of this version ({error})") from None
+
+
+def _span(one: OpenedShard, start: Any, length: Any) -> tuple[int, int]:
+    """Return the place of a picture: a list that was fetched from elsewhere may say anything.
+
+    Raises:
+        ValueError: it is no part of the shard.
+    """
+    size = one.shard.size
+    if type(start) is not int or type(length) is not int or min(start, length) < 0 or start + length > size:
+        raise ValueError(f"[{start}, {length}] is no part of a shard of {size:,} bytes")
+    return start, length
 
 
 def _first(faults: Sequence[str]) -> str:

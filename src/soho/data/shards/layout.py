@@ -10,7 +10,9 @@ The lines of `000000.jsonl.gz` hold what the `.json` members hold, so that a run
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ INDEX_NAME = "index.json"
 FORMAT = "soho-shards"
 VERSION = 1
 Holds = Literal["captions", "questions", "statements", "hypotheses"]
+# Unpacked, in bytes. A list is read whole, and one from elsewhere may be a few bytes that unpack to terabytes.
+LARGEST_LIST = 512 * 2**20
 # No folder in front and no dot at the start: a name out of a fetched index must stay in its place.
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -112,25 +116,50 @@ def parse_index(data: bytes, place: str) -> ShardIndex:
 
 
 def write_lines(head: ShardHead, samples: list[dict[str, Any]]) -> bytes:
-    """Return the content of a shard's file of records; equal input gives equal bytes."""
+    """Return the content of a shard's file of records; equal input gives equal bytes.
+
+    Raises:
+        SohoError: it would be larger than what `read_lines` takes.
+    """
     rows = [head.model_dump(mode="json"), *samples]
-    text = "".join(to_json(row) + "\n" for row in rows)
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    content = "".join(to_json(row) + "\n" for row in rows).encode()
+    if len(content) > LARGEST_LIST:
+        raise SohoError(
+            f"the records of {head.shard.name} have more than {LARGEST_LIST:,} bytes; write smaller shards "
+            "(--shard-megabytes)"
+        )
+    return gzip.compress(content, compresslevel=6, mtime=0)
 
 
 def read_lines(data: bytes, place: str) -> tuple[ShardHead, Iterator[dict[str, Any]]]:
     """Return the head and the samples of a shard's file of records.
 
     Raises:
-        SohoError: it is damaged.
+        SohoError: it is damaged, or larger than `LARGEST_LIST`; of a line that is no JSON, when it is its turn.
     """
     try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            content = stream.read(LARGEST_LIST + 1)
+        if len(content) > LARGEST_LIST:
+            raise SohoError(f"{place} unpacks to more than {LARGEST_LIST:,} bytes, too many for the records of a shard")
         # Not splitlines: a caption may hold a character that Unicode calls the end of a line.
-        first, *rest = gzip.decompress(data).decode().rstrip("\n").split("\n")
-        return ShardHead.model_validate_json(first), map(json.loads, rest)
-    except (OSError, EOFError, ValueError) as error:  # pydantic's and JSON's errors are ValueErrors
-        detail = " ".join(str(error).split())[:120]
-        raise SohoError(f"{place} is damaged or no file of records of a shard ({detail})") from None
+        first, *rest = content.decode().rstrip("\n").split("\n")
+        return ShardHead.model_validate_json(first), _parsed(rest, place)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # pydantic's and JSON's errors are ValueErrors
+        raise _damaged(place, error) from None
+
+
+def _parsed(lines: list[str], place: str) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise _damaged(place, error) from None
+
+
+def _damaged(place: str, error: Exception) -> SohoError:
+    detail = " ".join(str(error).split())[:120]
+    return SohoError(f"{place} is damaged or no file of records of a shard ({detail})")
 
 
 def to_json(value: Any) -> str:

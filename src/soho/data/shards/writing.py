@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from soho.data.images import ImageDecodeError, decode_bytes, image_format, read_bytes, size_of_bytes
-from soho.data.readers.reading import LoadNotes, plural
-from soho.data.schema import Example, ImageRef, photos_of
+from soho.data.readers.reading import plural
+from soho.data.schema import Example, ImageRef, is_example, photos_of
 from soho.data.shards.layout import (
     FORMAT,
     INDEX_NAME,
@@ -41,7 +41,7 @@ from soho.data.shards.layout import (
 )
 from soho.data.shards.records import kind_of, to_record
 from soho.data.shards.tar import TarShard, room_of
-from soho.data.sources import Source, excluded_photographs, leave_out
+from soho.data.sources import Load, Source, excluded_photographs, leave_out
 from soho.errors import SohoError
 from soho.randomness import keyed_generator
 
@@ -51,8 +51,6 @@ _CHUNK = 64
 _NAMES_KEPT = 20
 _TOLERATED_BROKEN = 0.01  # as `soho data check`
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif"}
-
-Load = Callable[[Source], tuple[Sequence[Example], LoadNotes]]
 
 
 @dataclass(slots=True)
@@ -146,6 +144,11 @@ def _examples(sources: Sequence[Source], load: Load, exclude: Sequence[Source]) 
     lines: list[str] = []
     for source in sources:
         rows, notes = load(source)
+        if (other := next((row for row in rows if not is_example(row)), None)) is not None:
+            raise SohoError(
+                f"{source.title} ({source.place}) is read as {type(other).__name__}, but shards hold only the records "
+                "of soho.data.schema"
+            )
         kept, remark = leave_out(list(rows), excluded)
         examples += kept
         lines += [*notes.lines(), *([f"{source.title}: {remark}"] if remark else [])]
