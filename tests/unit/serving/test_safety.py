@@ -277,11 +277,11 @@ SILENT = {
 
 def test_silent_connections_do_not_keep_others_out(runs: Path, jpeg: File, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("soho.serving.command.CONNECTIONS", len(SILENT))
-    with serving(open_house([runs / "vqa"], None, None, Settings(Limits(upload_seconds=1.0)))) as client:
+    with serving(open_house([runs / "vqa"], None, None, Settings(Limits(upload_seconds=3.0)))) as client:
         with ExitStack() as stack:
             opened = []
             for sent in SILENT.values():
-                one = stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=4))
+                one = stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=12))
                 one.sendall(sent)
                 opened.append(one)
             time.sleep(0.2)
