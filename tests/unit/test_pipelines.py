@@ -334,3 +334,8 @@ def test_predict_for_people_and_with_two_pictures(soho: Soho, trained: Path, pic
     code, out, err = soho("predict", trained / "vqa" / "model", pictures[0], "who?", "--task", "snli_ve", "--json")
     assert (code, out) == (1, "")
     assert err.endswith("can do vqa, not snli_ve\n")
+
+
+def test_the_output_of_a_run_is_no_model_folder_but_holds_one(trained: Path) -> None:
+    with pytest.raises(SohoError, match=r"vqa is the output of a run; its model is .*vqa.model$"):
+        SohoPipeline.from_pretrained(trained / "vqa")

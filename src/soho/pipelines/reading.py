@@ -42,6 +42,9 @@ def read_folder(
                 f"{folder} is neither a folder that a SOHO run wrote (…/model) nor a model that the Hugging Face hub "
                 f"shows: {' '.join(str(error).split())[:150]}"
             ) from None
+        below = Path(folder) / "model"
+        if (below / "config.json").is_file():
+            raise SohoError(f"{folder} is the output of a run; its model is {below}") from None
         raise SohoError(f"{folder} holds no model configuration: {' '.join(str(error).split())[:150]}") from None
     offered = abilities_of(kinds)
     if not offered:

@@ -128,6 +128,7 @@ class Shelf:
     def lines(self) -> list[str]:
         """Return which folder does what, for a console."""
         said = [f"{verb}: {folder.path}" for verb, folder in self.folders.items()]
+        said += [f"codes: {path}" for path, pipeline in self.exact.items() if pipeline is self.codes]
         if self.left_out:
             said.append(f"left out, other models have their tasks: {', '.join(map(str, self.left_out))}")
         return said

@@ -284,10 +284,6 @@ def test_silent_connections_do_not_keep_others_out(runs: Path, jpeg: File, monke
                 one = stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=12))
                 one.sendall(sent)
                 opened.append(one)
-            time.sleep(0.2)
-            opened[-1].sendall(b"x")  # ends the time that uvicorn gives to a connection after an answer
-            full = client.get("/healthz")
-            assert (full.status, full.headers["content-type"]) == (503, "text/plain; charset=utf-8")
             assert {name: is_closed(one) for name, one in zip(SILENT, opened)} == dict.fromkeys(SILENT, True)
         stands(client, jpeg)
 
