@@ -24,6 +24,7 @@ from soho.evaluation.pair_scoring import score_all_pairs
 from soho.models import SohoForImageTextRetrieval
 from soho.models.fast import fast_copy
 from soho.models.pair_scorer import GridScorer
+from soho.training.memory import keep_freed_memory
 
 OURS, CACHED, WHOLE, RELEASE, VILT = "ours", "cached, padded", "whole pair", "release order, whole pair", "ViLT-B/32"
 # Pictures that one call encodes, and pairs that go through the Transformer together.
@@ -35,7 +36,9 @@ Texts = tuple[Tensor, Tensor]
 
 
 def run(options: Options) -> Outcome:
-    """Compare the sides on one rectangle, then let ours grow."""
+    """Compare the sides on one rectangle, then let ours grow; memory is kept as in `soho evaluate`, on all sides."""
+    if options.device.type == "cpu":
+        keep_freed_memory()
     outcome = Outcome("retrieval scoring")
     scale = TINY if options.quick else R18
     images, count = (2, 6) if options.quick else (25, 125)
