@@ -265,3 +265,16 @@ def test_the_command(soho: Soho, world: Path, tmp_path: Path) -> None:
     code, _, err = soho("data", "shard", recipe, tmp_path / "shards", "data.train.0.limit=3")
     assert code == 1
     assert "another size (--shard-megabytes)" in err
+
+
+def test_a_source_that_is_refused_leaves_no_folder_behind(tmp_path: Path) -> None:
+    nothing = Source(format="jsonl", annotations=tmp_path / "nothing.jsonl", images=[tmp_path])
+    with pytest.raises(SohoError, match=r"nothing\.jsonl"):
+        write_shards({"train": [nothing]}, load_captions, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "notes.txt").write_text("mine")
+    with pytest.raises(SohoError, match=r"nothing\.jsonl"):
+        write_shards({"train": [nothing]}, load_captions, kept)
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]

@@ -18,6 +18,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def write_shards(
     """
     if megabytes < 1:
         raise SohoError(f"a shard of {megabytes} MB cannot be written; give at least 1")
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
@@ -134,6 +136,12 @@ def write_shards(
         return written
     except Timeout:
         raise SohoError(f"another process is writing shards into {out}") from None
+    except SohoError:  # what was refused leaves nothing; shards that are finished stay
+        (out / ".lock").unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
+        raise
     except OSError as error:
         raise SohoError(f"{error.filename or out} cannot be written: {error.strerror or error}") from None
 
