@@ -188,6 +188,9 @@ def attention(
         int | None, typer.Option(help="Whose attention; 1 = the first. Default: the last but one.")
     ] = None,
     rollout: Annotated[bool, typer.Option("--rollout", help="Attention over all layers up to that one.")] = False,
+    task: Annotated[
+        str | None, typer.Option(help="Of a folder with several heads: retrieval, vqa, nlvr2 or snli_ve.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder's own CNN code run.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
@@ -195,7 +198,7 @@ def attention(
     from soho.inspection.look import look_at_words
 
     pictures = [image] if second is None else [image, second]
-    options = {"target": target, "layer": layer, "rollout": rollout}
+    options: dict[str, Any] = {"task": task, "target": target, "layer": layer, "rollout": rollout}
     for line in look_at_words(model, pictures, text, question, word, out, trust_remote_code, device, **options):
         print(line)
 

@@ -12,8 +12,8 @@ from soho.errors import SohoError
 from soho.inspection.attention import WordMaps, word_maps
 from soho.inspection.attention_page import headline, write_word_maps
 from soho.inspection.dictionary_study import captions_among, check_order, study_dictionary, write_dictionary
-from soho.models.modeling_question_answering import SohoForQuestionAnswering
 from soho.pipelines import SohoPipeline, open_picture
+from soho.pipelines.abilities import ability_for
 
 
 def look_at_dictionary(
@@ -60,6 +60,7 @@ def look_at_words(
     out: Path,
     trust_remote_code: bool = False,
     device: str = "cpu",
+    task: str | None = None,
     **options: Any,
 ) -> list[str]:
     """Write `attention.png` and `attention.html` of a model folder, a picture (or two) and a text.
@@ -73,20 +74,26 @@ def look_at_words(
         out: where to write; it is made.
         trust_remote_code: let the folder's own CNN code run.
         device: where the model computes.
+        task: whose output is followed, where the folder holds several heads; None: the only one that fits.
         **options: see `word_maps`.
 
     Returns:
         What to tell the user.
 
     Raises:
-        SohoError: not exactly one of text and question, or see `word_maps`.
+        SohoError: not exactly one of text and question, several heads that fit, or see `word_maps`.
     """
     read = text if question is None else question
     if read is None or (text is not None and question is not None):
         raise SohoError("give either TEXT or --question, what is to be read against the picture")
-    pipeline = SohoPipeline.from_pretrained(model, trust_remote_code, device)
-    if question is not None and not isinstance(pipeline.model, SohoForQuestionAnswering):
-        raise SohoError(f"{model} does not answer questions; give the text without --question")
+    pipeline = SohoPipeline.from_pretrained(model, trust_remote_code, device, task)
+    if question is not None:
+        if "answer" not in [ability.verb for ability in pipeline.abilities]:
+            what = str(model) if task is None else f"the head for {task}"
+            raise SohoError(f"{what} does not answer questions; give the text without --question")
+        pipeline = pipeline.head("answer")
+    elif pipeline.heads:
+        pipeline = pipeline.head(ability_for(pipeline.abilities, len(images) > 1).verb)
     pictures = [open_picture(image) for image in images]
     second = pictures[1] if len(pictures) > 1 else None
     maps = word_maps(pipeline, pictures[0], read, words or None, second=second, **options)

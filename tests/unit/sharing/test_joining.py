@@ -128,3 +128,26 @@ def test_one_folder_serves_all_its_heads(joined: Path, world: Path, fast: bool) 
         assert {one.text: one.probability for one in ours} == pytest.approx(
             {one.text: one.probability for one in theirs}, abs=tolerance
         )
+
+
+def test_attention_asks_the_head_that_fits(joined: Path, world: Path, tmp_path: Path, soho: Soho) -> None:
+    left, right = sorted((world / "images" / "val2014").iterdir())[:2]
+    out = ("--out", tmp_path)
+
+    def followed(*arguments: str | Path) -> str:
+        code, said, err = soho("attention", joined, left, *arguments, *out)
+        assert code == 0, err
+        return said.splitlines()[0].removeprefix("output: ").split(" (")[0]
+
+    answers = {one.text for one in SohoPipeline.from_pretrained(joined).answer(left, "is there a ball?", 10_000)}
+    assert followed("--question", "is there a ball?") in answers
+    assert followed("a ball", "--task", "snli_ve") in {"entailment", "neutral", "contradiction"}
+    assert followed("a ball", "--second", right) in {"true", "false"}
+    for arguments, expected in (
+        (("a ball",), "name the task (--task): one of vqa, snli_ve"),
+        (("--question", "a ball?", "--task", "snli_ve"), "the head for snli_ve does not answer questions"),
+        (("a ball", "--task", "retrieval"), "can do "),
+    ):
+        code, said, err = soho("attention", joined, left, *arguments, *out)
+        assert (code, said, err.count("\n")) == (1, "", 1)
+        assert expected in err
