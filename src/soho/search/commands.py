@@ -61,12 +61,14 @@ def search_index(
         **opening: options of `PictureIndex.open`.
 
     Raises:
-        SohoError: no text; see also `PictureIndex.open` and `PictureIndex.search`.
+        SohoError: no text, or options that contradict each other; see also `PictureIndex.open` and `PictureIndex.search`.
     """
     rows = [*texts, *(read_queries(queries) if queries is not None else [])]
     if not rows:
         raise SohoError("there is no text to search for; give one, or a file of them with --queries")
     load = functools.partial(PictureIndex.open, folder, **opening)
+    if measured and (exact or html is not None):
+        raise SohoError(f"--measure shows no pictures; leave out {'--exact' if exact else '--html'}")
     if measured:
         figures, _ = measure(folder, rows, load, progress=True)
         return [json_module.dumps(figures.as_dict(), indent=1)] if json else figures.lines()

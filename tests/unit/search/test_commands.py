@@ -73,6 +73,8 @@ def test_measuring(soho: Soho, library: Path, model_folder: Path, tmp_path: Path
     lines = measure(out, WORDS, lambda: PictureIndex.open(out), progress=False)[0].lines()
     assert lines[0] == "11 pictures, 4 texts"
     assert "cold start" in lines[1]
+    code, said, err = soho("search", "--index", out, "--measure", "--queries", queries, "--html", tmp_path / "a.html")
+    assert (code, said, err) == (1, "", "soho: --measure shows no pictures; leave out --html\n")
 
 
 def test_files_of_texts(tmp_path: Path) -> None:
