@@ -102,7 +102,8 @@ def score_all_pairs(
             batches are 0 .. images - 1 in any order. Not touched where `out` holds all image tokens already.
         input_ids: (T, L) texts.
         attention_mask: (T, L) 1 at tokens.
-        pair_batch: most pairs that go through the fusion Transformer at once.
+        pair_batch: most pairs that go through the fusion Transformer at once; fewer where they are long, see
+            `soho.evaluation.scoring_plan.TOKENS_PER_BLOCK`.
         dtype: how image and text tokens are kept between their encoding and the fusion.
         out: a folder for the score matrix and all that is needed to go on after a kill; None = memory.
         fingerprint: names model and data, see `fingerprint_of`; scores in `out` of another one are replaced.
@@ -159,6 +160,7 @@ def score_all_pairs(
             visual.finish()
             texts = _embed_texts(engine, input_ids, attention_mask, dtype)
             plan = ScoringPlan.of(visual.counts, texts.counts, pair_batch)
+            pair_batch = plan.pair_batch  # blocks are cut, and records kept, by what the plan made of it
         if shortlist is None:
             assert visual is not None
             record.begin(len(visual.rows), len(input_ids), pair_batch)

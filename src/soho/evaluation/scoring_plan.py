@@ -15,6 +15,10 @@ Indices = npt.NDArray[np.int64]
 # Images in a block, where the pair batch allows: more of them means fewer texts, which then differ less in length.
 IMAGES_PER_BLOCK = 8
 
+# Tokens in a block, where it holds more than one pair. Larger blocks were not faster (docs/performance.md) and need
+# memory in proportion: 512 pairs of 600 x 1000 pixels in 768 channels take 5 GB.
+TOKENS_PER_BLOCK = 16_384
+
 
 class PairScorer(Protocol):
     """What the engine asks of a model.
@@ -65,7 +69,9 @@ class ScoringPlan:
 
     @classmethod
     def of(cls, image_lengths: Sequence[int], text_lengths: Sequence[int], pair_batch: int) -> ScoringPlan:
-        """Plan for images and texts of these numbers of tokens."""
+        """Plan for images and texts of these numbers of tokens; blocks of long pairs are made smaller."""
+        longest = max(1, max(image_lengths, default=0) + max(text_lengths, default=0))
+        pair_batch = min(pair_batch, max(1, TOKENS_PER_BLOCK // longest))
         image, text = np.asarray(image_lengths, dtype=np.int64), np.asarray(text_lengths, dtype=np.int64)
         images, texts = np.argsort(-image, kind="stable"), np.argsort(-text, kind="stable")
         return cls(images, texts, image[images], text[texts], pair_batch)

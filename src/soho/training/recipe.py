@@ -222,7 +222,7 @@ class EvaluationSection(Section):
         description="retrieval: score only the best n texts of each image and images of each text by contrastive "
         "similarity (needs model.config.itc_weight above 0); null = every pair, as in the paper",
     )
-    pair_batch: int = Field(default=512, ge=1, description="retrieval: image-text pairs scored at once")
+    pair_batch: int = Field(default=512, ge=1, description="retrieval: most image-text pairs scored at once")
     precision: Precision = Field(default="fp32", description="arithmetic of the forward pass")
     baselines: bool = Field(
         default=False,
