@@ -42,7 +42,8 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
         and leaves buffers alone: each process gathers its own dictionary counts, which rank 0's must not overwrite.
 
     Raises:
-        SohoError: the precision does not exist on this device, or the launcher asks for FSDP or DeepSpeed.
+        SohoError: the precision does not exist on this device, or the launcher asks for FSDP or DeepSpeed by
+            options of its own.
     """
     mixed_precision = _MIXED_PRECISION[precision]
     shared = AcceleratorState._shared_state
@@ -67,7 +68,10 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
         raise SohoError("training.precision=fp16 needs a GPU; use bf16 or fp32")
     if accelerator.distributed_type not in {DistributedType[name] for name in _SUPPORTED}:
         kind = accelerator.distributed_type.value
-        raise SohoError(f"the launcher asks for {kind}, but SOHO trains with data parallelism; use torchrun")
+        raise SohoError(
+            f"the launcher asks for {kind}, but only the recipe can share a model out over processes: "
+            "launch without it, and set training.fsdp=true"
+        )
     # The trainer divides losses by exact counts; a value from Accelerate's own configuration would divide again.
     accelerator.gradient_accumulation_steps = 1
     return accelerator

@@ -1,0 +1,342 @@
+"""The model shared out over the processes (`training.fsdp`), by torch's `fully_shard` ("FSDP2").
+
+Each process holds its part of every weight, of its gradient and of its moments. Weights are gathered for the time of a
+computation, layer by layer, and gradients are added up and shared out again.
+
+The CNN stays whole on every process, as do scalars and buffers (the dictionary, batch norm): its weights lie channels
+last, which `fully_shard` does not take, and what fills the memory are its activations. Its gradients are averaged here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from soho.training.processes import share_buffers
+from soho.training.protocols import Batch
+from soho.training.replication import LossOnly, ReplicatedModel
+
+
+class ShardedModel(ReplicatedModel):
+    """A model of which every process holds a part; the verbs of `ReplicatedModel`, the same numbers.
+
+    Layers whose class the model names in `_no_split_modules`, as transformers has it, are gathered one by one and let
+    go again; everything else is gathered for the whole of a micro-batch.
+
+    Args:
+        model: an `nn.Module` that is a `TrainableModel`, whole, on its device; the main process's weights count. Its
+            parameters become `DTensor`s, and only the verbs here may run it.
+        accelerator: from `make_accelerator`, of at least two processes.
+    """
+
+    def __init__(self, model: Any, accelerator: Accelerator) -> None:
+        self.model = model
+        self.accelerator = accelerator
+        for parameter in model.parameters():
+            dist.broadcast(parameter.data, src=0)
+        share_buffers(model, accelerator)
+        backbone = set(model.visual_backbone().parameters())
+        whole = {name: one for name, one in model.named_parameters() if one in backbone or one.ndim == 0}
+        self._lent = _hollow_copy(model, set(whole.values()))
+        self._root: Any = _Connecting(model, set(whole))
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        layer_classes = set(getattr(model, "_no_split_modules", None) or ())
+        for layer in [module for module in model.modules() if type(module).__name__ in layer_classes]:
+            layer.register_forward_hook(self._root.note)  # before torch's own hook, which lets the weights go
+            fully_shard(layer, mesh=mesh, ignored_params=set(whole.values()))
+        fully_shard(self._root, mesh=mesh, ignored_params=set(whole.values()))
+        # What optimizers and clipping work on: this process's parts as plain tensors in the same memory, so that fused
+        # kernels take them and scalars may stand beside them.
+        self._parts = {name: _part_of(parameter) for name, parameter in model.named_parameters()}
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._used: set[str] = set()
+
+    def held(self, parameter: nn.Parameter) -> nn.Parameter:
+        """Return this process's part of a parameter, a plain tensor in the same memory."""
+        return self._parts[self._names[parameter]]
+
+    def forward_backward(
+        self, batch: Mapping[str, Tensor], denominators: Batch, exchange: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradients of a micro-batch; see `ReplicatedModel.forward_backward`.
+
+        Weights are gathered in every micro-batch. Until the exchange the gradients of a step lie whole.
+        """
+        self._root.set_requires_gradient_sync(exchange)
+        with self.accelerator.autocast():
+            loss, measured = self._root(batch, denominators)
+        self._used |= self._root.used
+        # Reduce-scatter averages too.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach(), measured
+
+    def finish_gradients(self) -> None:
+        """Average what is not sharded, and take zeros away from parameters that no process used.
+
+        An optimizer leaves a parameter without gradient alone, but decays one with a gradient of zeros.
+        """
+        named = dict(self.model.named_parameters())
+        used = torch.tensor(
+            [name in self._used if _is_split(one) else one.grad is not None for name, one in named.items()],
+            dtype=torch.int32,
+            device=self.accelerator.device,
+        )
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        self._used = set()
+        averaged: list[Tensor] = []
+        for (name, parameter), anywhere in zip(named.items(), used.tolist()):
+            part = self._parts[name]
+            if not anywhere:
+                parameter.grad = part.grad = None
+            elif _is_split(parameter):
+                part.grad = _local(cast(Tensor, parameter.grad))
+            else:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                averaged.append(parameter.grad)
+        if averaged:
+            means = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in averaged]), "mean")
+            for gradient, mean in zip(averaged, means.split([gradient.numel() for gradient in averaged])):
+                gradient.copy_(mean.view_as(gradient))
+
+    def clip_gradients(self, clip_norm: float | None) -> Tensor:
+        """Scale all gradients together so that their global L2 norm is at most `clip_norm`; return the norm before."""
+        device = self.accelerator.device
+        split, whole = torch.zeros((), device=device), torch.zeros((), device=device)
+        for name, parameter in self.model.named_parameters():
+            gradient = self._parts[name].grad
+            if gradient is not None:
+                square = torch.linalg.vector_norm(gradient).square()
+                split, whole = (split + square, whole) if _is_split(parameter) else (split, whole + square)
+        dist.all_reduce(split)
+        norm = (split + whole).sqrt()
+        if clip_norm is not None:
+            factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch does it
+            for part in self._parts.values():
+                if part.grad is not None:
+                    part.grad.mul_(factor)
+        return norm
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step."""
+        super().clear_gradients()
+        for part in self._parts.values():
+            part.grad = None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Gather weights and buffers on the main process; every process calls it, the others get None."""
+        gathered: dict[int, Tensor] = {}  # a tied weight stays one tensor
+        state = self.model.state_dict(keep_vars=True)
+        for value in state.values():
+            if id(value) not in gathered:
+                gathered[id(value)] = self._keep_on_main(_whole(value.detach()))
+        return {name: gathered[id(value)] for name, value in state.items()} if self._is_main else None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take this process's part out of a whole model's weights; buffers as they are."""
+        now = self.model.state_dict(keep_vars=True)
+        parts = {
+            name: _like(now[name], _cut(now[name], value)) if name in now else value for name, value in state.items()
+        }
+        self.model.load_state_dict(parts)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Gather an optimizer's state on the main process; every process calls it, the others get None."""
+        state: dict[str, Any] = optimizer.state_dict()
+        parameters = self._parameters_of(optimizer)
+        moments: dict[int, dict[str, Any]] = {}
+        for index, values in state["state"].items():
+            parameter, part = parameters[index]
+            moments[index] = {
+                key: self._keep_on_main(_whole(_like(parameter, value))) if _is_moment(value, part) else value
+                for key, value in values.items()
+            }
+        return {**state, "state": moments} if self._is_main else None
+
+    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Take this process's part out of an optimizer's whole state."""
+        parameters = self._parameters_of(optimizer)
+        moments: dict[int, dict[str, Any]] = {}
+        for index, values in state["state"].items():
+            parameter, _ = parameters[index]
+            moments[index] = {
+                key: _cut(parameter, value) if _is_moment(value, parameter) else value for key, value in values.items()
+            }
+        optimizer.load_state_dict({**state, "state": moments})
+
+    @contextmanager
+    def whole_model(self) -> Iterator[Any]:
+        """Lend an ordinary model with all weights; they are gathered on entering and let go on leaving.
+
+        Evaluation calls parts of a model directly, copies them, and not equally often on all processes: a sharded
+        model can do none of this.
+        """
+        lent = dict(self._lent.named_parameters())
+        split = {name: one for name, one in self.model.named_parameters() if _is_split(one)}
+        for module, original in zip(self._lent.modules(), self.model.modules()):
+            module._buffers = original._buffers
+        for name, parameter in split.items():
+            lent[name].data = _whole(parameter.detach())
+        try:
+            yield self._lent
+        finally:
+            for name, parameter in split.items():
+                lent[name].data = _local(parameter.detach()).new_empty(0)
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def _keep_on_main(self, value: Tensor) -> Tensor:
+        return value.cpu() if self._is_main else value.new_empty(0)
+
+    def _parameters_of(self, optimizer: torch.optim.Optimizer) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return parameters and their parts in the order in which an optimizer's state counts them."""
+        names = {id(part): name for name, part in self._parts.items()}
+        named = dict(self.model.named_parameters())
+        return [(named[names[id(part)]], part) for group in optimizer.param_groups for part in group["params"]]
+
+
+class _Connecting(LossOnly):
+    """`LossOnly` for a sharded model: the loss depends on every layer and every sharded weight, if only by zeros.
+
+    Weights are gathered and gradients shared out by all processes together. A weight or a layer that counts on one
+    process and not on another would make them wait for each other for ever.
+
+    Args:
+        model: the model, not yet sharded.
+        whole: names of the parameters that every process will hold whole.
+
+    Attributes:
+        used: names of the sharded parameters that the last loss depended on by itself.
+    """
+
+    def __init__(self, model: nn.Module, whole: set[str]) -> None:
+        super().__init__(model)
+        self.used: set[str] = set()
+        self._whole = whole
+        self._names = {module: name for name, module in model.named_modules()}
+        self._noting = False
+        self._weights: dict[str, nn.Parameter] = {}
+        self._outputs: list[Tensor] = []
+
+    def note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        """Keep a layer's gathered weights and what it returned; but not where activations are computed again."""
+        if self._noting:
+            self._weights.update(layer.named_parameters(self._names[layer]))
+            found = output if isinstance(output, tuple) else (output,)
+            self._outputs += [one for one in found if isinstance(one, Tensor) and one.requires_grad]
+
+    def forward(self, batch: Batch, loss_denominators: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `LossOnly.forward`."""
+        self._noting = True
+        try:
+            return super().forward(batch, loss_denominators)
+        finally:
+            self._noting = False
+            self._weights, self._outputs = {}, []
+
+    def connected(self, loss: Tensor) -> Tensor:
+        """Return the loss, depending on everything that is sharded."""
+        # The weights of layers are let go by now; those of everything else are still gathered.
+        self._weights.update((name, one) for name, one in self.model.named_parameters() if not _is_split(one))
+        weights = {name: one for name, one in self._weights.items() if one.requires_grad}
+        if loss.requires_grad:
+            reached = _leaves(loss)
+            self.used = {name for name, one in weights.items() if one in reached}
+            zero = [one for name, one in weights.items() if name not in self._whole]
+        else:  # no term at all: as without sharding, every weight has a gradient of zeros
+            self.used, zero = set(weights), list(weights.values())
+        return cast(Tensor, _Zeros.apply(loss, *zero, *self._outputs))
+
+
+class _Zeros(torch.autograd.Function):
+    """Pass a value on and give everything else a gradient of zeros, which takes no memory."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *others: Tensor) -> Tensor:
+        ctx.others = [(one.shape, one.dtype, one.device) for one in others]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        zeros = (torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.others)
+        return gradient, *zeros
+
+
+def _leaves(loss: Tensor) -> set[Tensor]:
+    """Return the leaves of a loss's graph, whose gradients its backward pass makes."""
+    found: set[Tensor] = set()
+    ahead: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
+    seen = set(ahead)
+    while ahead:
+        node = ahead.pop()
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        ahead += following
+    return found
+
+
+def _hollow_copy(model: nn.Module, whole: set[nn.Parameter]) -> Any:
+    """Copy a model without its weights: those in `whole` and the buffers are shared with it, the others empty."""
+    memory: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memory[id(parameter)] = (
+            parameter if parameter in whole else nn.Parameter(parameter.detach().new_empty(0), requires_grad=False)
+        )
+    return copy.deepcopy(model, memory)
+
+
+def _is_split(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, in the same memory."""
+    with torch.no_grad():
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor; every process calls it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _part_of(parameter: nn.Parameter) -> nn.Parameter:
+    if not _is_split(parameter):
+        return parameter
+    return nn.Parameter(_local(parameter.detach()), requires_grad=parameter.requires_grad)
+
+
+def _like(tensor: Tensor, part: Tensor) -> Tensor:
+    """Return this process's `part` of something that is shared out as `tensor` is."""
+    if not isinstance(tensor, DTensor):
+        return part
+    mesh, placements = tensor.device_mesh, tensor.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+def _cut(tensor: Tensor, whole: Tensor) -> Tensor:
+    """Cut out of a whole tensor what this process holds of `tensor`: rows, as `torch.chunk` deals them out."""
+    if not isinstance(tensor, DTensor):
+        return whole
+    chunks = whole.chunk(tensor.device_mesh.size())
+    rank = tensor.device_mesh.get_local_rank()
+    return (chunks[rank] if rank < len(chunks) else whole[:0]).to(tensor.device)
+
+
+def _is_moment(value: Any, of: Tensor) -> bool:
+    """Say whether a value of an optimizer's state belongs to the elements of a tensor, as a step count does not."""
+    return isinstance(value, Tensor) and value.shape == of.shape
