@@ -279,17 +279,16 @@ def test_runs_equal_one_process_and_go_on_with_the_switch_and_without(
 
 def test_evaluation_during_training_sees_the_whole_model(two: tuple[Path, list[dict[str, Result]]]) -> None:
     folder, _ = two
-    records, expected = (read_log(folder / f"retrieval-{way}") for way in ("shared", "whole"))
+    runs = [folder / f"retrieval-{way}" for way in ("shared", "whole")]
+    records, expected = map(read_log, runs)
     assert [record["kind"] for record in expected].count("evaluation") == 2
     assert_same(records, expected, "retrieval", 1e-5)
-    models = [
-        SohoForImageTextRetrieval.from_pretrained(folder / f"retrieval-{way}/model") for way in ("shared", "whole")
-    ]
+    models = [SohoForImageTextRetrieval.from_pretrained(run / "model") for run in runs]
     assert models[0].config.architectures == models[1].config.architectures == ["SohoForImageTextRetrieval"]
     assert_same(models[0].state_dict(), models[1].state_dict(), "model", 1e-5)
-    left, right = (load_state(list_checkpoints(run)[-1]) for run in folders)
-    assert_same(left["model"], right["model"], "checkpoint", 1e-5)
-    assert_same(left["optimizers"], right["optimizers"], "checkpoint", 1e-5)
+    states = [load_state(list_checkpoints(run)[-1]) for run in runs]
+    for part in ("model", "optimizers"):
+        assert_same(states[0][part], states[1][part], "checkpoint", 1e-5)
 
 
 if __name__ == "__main__":
