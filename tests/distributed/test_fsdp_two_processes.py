@@ -170,7 +170,7 @@ def run_of(task: str, world: Path, output: Path, batch_size: int, **training: An
     if task == "pretraining":
         values["data"]["validation"] = []
     else:
-        values["data"]["validation"][0]["limit"] = 6
+        values["data"]["validation"][0]["limit"] = 12
     values["training"] |= {"batch_size": batch_size, "freeze_backbone_epochs": -1, **training}
     train(load_recipe(write_recipe(Path(f"{output}.yaml"), values)))
     return output
@@ -189,7 +189,7 @@ def main(world: Path, folder: Path) -> None:
         results[f"fickle, {way}"] = run_fickle(rank, fsdp)
         # Its CNN is not frozen: both ways see the same batch norm.
         run_of("retrieval", world, folder / f"retrieval-{way}", 4, fsdp=fsdp, freeze_backbone_epochs=0, **EVALUATED)
-    run_of("vqa", world, folder / "vqa", 4, fsdp=True, **EVALUATED)
+    run_of("nlvr2", world, folder / "nlvr2", 4, fsdp=True, **EVALUATED)
     for steps, fsdp in ((2, False), (4, True), (6, False)):
         run_of("pretraining", world, folder / "pretraining", 4, fsdp=fsdp, max_steps=steps, epochs=9)
     torch.save(results, folder / f"rank{rank}.pt")
@@ -265,15 +265,15 @@ def test_runs_equal_one_process_and_go_on_with_the_switch_and_without(
 ) -> None:
     folder, _ = two
     run_of("pretraining", world, tmp_path / "pretraining", 8, max_steps=6, epochs=9)
-    run_of("vqa", world, tmp_path / "vqa", 8, **EVALUATED)
-    for task in ("pretraining", "vqa"):
+    run_of("nlvr2", world, tmp_path / "nlvr2", 8, **EVALUATED)
+    for task in ("pretraining", "nlvr2"):
         records, expected = read_log(folder / task), read_log(tmp_path / task)
         assert_same(records, expected, task, 1e-4)
-        assert [record["kind"] for record in expected].count("evaluation") == (2 if task == "vqa" else 0)
+        assert [record["kind"] for record in expected].count("evaluation") == (2 if task == "nlvr2" else 0)
     state, reference = (load_state(list_checkpoints(one / "pretraining")[-1]) for one in (folder, tmp_path))
     assert_same(state["model"], reference["model"], "checkpoint", 2e-3)
     assert state["optimizers"].keys() == reference["optimizers"].keys()
-    weights, whole = (load_file(one / "vqa" / "model" / "model.safetensors") for one in (folder, tmp_path))
+    weights, whole = (load_file(one / "nlvr2" / "model" / "model.safetensors") for one in (folder, tmp_path))
     assert_same(weights, whole, "model", 2e-3)
 
 
