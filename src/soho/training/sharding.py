@@ -47,8 +47,9 @@ class ShardedModel(ReplicatedModel):
         share_buffers(model, accelerator)
         backbone = set(model.visual_backbone().parameters())
         whole = {name: one for name, one in model.named_parameters() if one in backbone or one.ndim == 0}
+        self._whole = set(whole)
         self._lent = _hollow_copy(model, set(whole.values()))
-        self._root: Any = _Connecting(model, set(whole))
+        self._root: Any = _Connecting(model, self._whole)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layer_classes = set(getattr(model, "_no_split_modules", None) or ())
         for layer in [module for module in model.modules() if type(module).__name__ in layer_classes]:
@@ -111,20 +112,18 @@ class ShardedModel(ReplicatedModel):
 
     def clip_gradients(self, clip_norm: float | None) -> Tensor:
         """Scale all gradients together so that their global L2 norm is at most `clip_norm`; return the norm before."""
-        device = self.accelerator.device
-        split, whole = torch.zeros((), device=device), torch.zeros((), device=device)
-        for name, parameter in self.model.named_parameters():
-            gradient = self._parts[name].grad
-            if gradient is not None:
-                square = torch.linalg.vector_norm(gradient).square()
-                split, whole = (split + square, whole) if _is_split(parameter) else (split, whole + square)
-        dist.all_reduce(split)
-        norm = (split + whole).sqrt()
+        squares = []
+        for whole in (False, True):
+            gradients = [
+                part.grad
+                for name, part in self._parts.items()
+                if part.grad is not None and (name in self._whole) == whole
+            ]
+            squares.append(nn.utils.get_total_norm(gradients).to(self.accelerator.device).square())
+        dist.all_reduce(squares[0])  # what is whole is the same on all processes
+        norm = (squares[0] + squares[1]).sqrt()
         if clip_norm is not None:
-            factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch does it
-            for part in self._parts.values():
-                if part.grad is not None:
-                    part.grad.mul_(factor)
+            nn.utils.clip_grads_with_norm_(self._parts.values(), clip_norm, norm)
         return norm
 
     def clear_gradients(self) -> None:
