@@ -114,12 +114,9 @@ class ShardedModel(ReplicatedModel):
         """Scale all gradients together so that their global L2 norm is at most `clip_norm`; return the norm before."""
         squares = []
         for whole in (False, True):
-            gradients = [
-                part.grad
-                for name, part in self._parts.items()
-                if part.grad is not None and (name in self._whole) == whole
-            ]
-            squares.append(nn.utils.get_total_norm(gradients).to(self.accelerator.device).square())
+            gradients = [part.grad for name, part in self._parts.items() if (name in self._whole) == whole]
+            norm = nn.utils.get_total_norm([one for one in gradients if one is not None])
+            squares.append(norm.to(self.accelerator.device).square())
         dist.all_reduce(squares[0])  # what is whole is the same on all processes
         norm = (squares[0] + squares[1]).sqrt()
         if clip_norm is not None:
