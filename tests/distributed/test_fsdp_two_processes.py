@@ -28,6 +28,7 @@ from soho.training.recipe import TrainingSection, load_recipe
 from soho.training.tracking import read_log
 from tests.support import ROOT
 from tests.tiny_recipes import tiny_values, write_recipe
+from tests.unit.models.released import released_model
 from tests.unit.models.tiny import filler_of, half_of, pretraining_batch, stirred, tiny_config
 from tests.unit.training.toy import ToyOutput
 
@@ -42,6 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "contrast": ({"itc_weight": 1.0, "itc_pooling": "fusion"}, {"clip_norm": None}),
     "recomputed": ({"itc_weight": 1.0, "itc_pooling": "fusion"}, {"gradient_checkpointing": True}),
     "bf16": ({}, {"precision": "bf16"}),
+    "released": ({}, {}),  # another wiring, whose dictionary moves in the forward pass
     "partly frozen": (
         {"fusion_start": 1},
         {
@@ -74,7 +76,7 @@ def run_steps(case: str, rank: int, fsdp: bool) -> Result:
     config, changes = CASES[case]
     settings = settings_of(fsdp=fsdp, **changes)
     torch.manual_seed(3)
-    model = stirred(SohoForPreTraining(tiny_config(**config)))
+    model = released_model("pretraining") if case == "released" else stirred(SohoForPreTraining(tiny_config(**config)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += rank  # the main process's weights count
