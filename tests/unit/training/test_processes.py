@@ -49,6 +49,10 @@ def test_a_launcher_s_own_sharding_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(processes, "Accelerator", Sharding)
     with pytest.raises(SohoError, match=r"asks for FSDP, .* launch without it, and set training\.fsdp=true"):
         make_accelerator()
+    monkeypatch.setattr(processes, "Accelerator", Accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(SohoError, match=r"asks for DEEPSPEED, .* set training\.fsdp=true"):
+        make_accelerator()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
