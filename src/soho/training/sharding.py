@@ -20,11 +20,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
+from soho.training.connected_loss import ConnectedLoss
 from soho.training.processes import share_buffers
 from soho.training.protocols import Batch
-from soho.training.replication import LossOnly, ReplicatedModel
+from soho.training.replication import ReplicatedModel
+from soho.training.tensor_parts import cut, gathered, is_moment, is_split, local_part, part_of, shared_like
 
 
 class ShardedModel(ReplicatedModel):
@@ -49,7 +50,7 @@ class ShardedModel(ReplicatedModel):
         whole = {name: one for name, one in model.named_parameters() if one in backbone or one.ndim == 0}
         self._whole = set(whole)
         self._lent = _hollow_copy(model, set(whole.values()))
-        self._root: Any = _Connecting(model, self._whole)
+        self._root: Any = ConnectedLoss(model, self._whole)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layer_classes = set(getattr(model, "_no_split_modules", None) or ())
         for layer in [module for module in model.modules() if type(module).__name__ in layer_classes]:
@@ -58,7 +59,7 @@ class ShardedModel(ReplicatedModel):
         fully_shard(self._root, mesh=mesh, ignored_params=set(whole.values()))
         # What optimizers and clipping work on: this process's parts as plain tensors in the same memory, so that fused
         # kernels take them and scalars may stand beside them.
-        self._parts = {name: _part_of(parameter) for name, parameter in model.named_parameters()}
+        self._parts = {name: part_of(parameter) for name, parameter in model.named_parameters()}
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._used: set[str] = set()
 
@@ -88,7 +89,7 @@ class ShardedModel(ReplicatedModel):
         """
         named = dict(self.model.named_parameters())
         used = torch.tensor(
-            [name in self._used if _is_split(one) else one.grad is not None for name, one in named.items()],
+            [name in self._used if is_split(one) else one.grad is not None for name, one in named.items()],
             dtype=torch.int32,
             device=self.accelerator.device,
         )
@@ -99,8 +100,8 @@ class ShardedModel(ReplicatedModel):
             part = self._parts[name]
             if not anywhere:
                 parameter.grad = part.grad = None
-            elif _is_split(parameter):
-                part.grad = _local(cast(Tensor, parameter.grad))
+            elif is_split(parameter):
+                part.grad = local_part(cast(Tensor, parameter.grad))
             else:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -131,18 +132,19 @@ class ShardedModel(ReplicatedModel):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Gather weights and buffers on the main process; every process calls it, the others get None."""
-        gathered: dict[int, Tensor] = {}  # a tied weight stays one tensor
+        kept: dict[int, Tensor] = {}  # a tied weight stays one tensor
         state = self.model.state_dict(keep_vars=True)
         for value in state.values():
-            if id(value) not in gathered:
-                gathered[id(value)] = self._keep_on_main(_whole(value.detach()))
-        return {name: gathered[id(value)] for name, value in state.items()} if self._is_main else None
+            if id(value) not in kept:
+                kept[id(value)] = self._keep_on_main(gathered(value.detach()))
+        return {name: kept[id(value)] for name, value in state.items()} if self._is_main else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take this process's part out of a whole model's weights; buffers as they are."""
         now = self.model.state_dict(keep_vars=True)
         parts = {
-            name: _like(now[name], _cut(now[name], value)) if name in now else value for name, value in state.items()
+            name: shared_like(now[name], cut(now[name], value)) if name in now else value
+            for name, value in state.items()
         }
         self.model.load_state_dict(parts)
 
@@ -154,7 +156,7 @@ class ShardedModel(ReplicatedModel):
         for index, values in state["state"].items():
             parameter, part = parameters[index]
             moments[index] = {
-                key: self._keep_on_main(_whole(_like(parameter, value))) if _is_moment(value, part) else value
+                key: self._keep_on_main(gathered(shared_like(parameter, value))) if is_moment(value, part) else value
                 for key, value in values.items()
             }
         return {**state, "state": moments} if self._is_main else None
@@ -166,7 +168,7 @@ class ShardedModel(ReplicatedModel):
         for index, values in state["state"].items():
             parameter, _ = parameters[index]
             moments[index] = {
-                key: _cut(parameter, value) if _is_moment(value, parameter) else value for key, value in values.items()
+                key: cut(parameter, value) if is_moment(value, parameter) else value for key, value in values.items()
             }
         optimizer.load_state_dict({**state, "state": moments})
 
@@ -178,16 +180,16 @@ class ShardedModel(ReplicatedModel):
         model can do none of this.
         """
         lent = dict(self._lent.named_parameters())
-        split = {name: one for name, one in self.model.named_parameters() if _is_split(one)}
+        split = {name: one for name, one in self.model.named_parameters() if is_split(one)}
         for module, original in zip(self._lent.modules(), self.model.modules()):
             module._buffers = original._buffers
         for name, parameter in split.items():
-            lent[name].data = _whole(parameter.detach())
+            lent[name].data = gathered(parameter.detach())
         try:
             yield self._lent
         finally:
             for name, parameter in split.items():
-                lent[name].data = _local(parameter.detach()).new_empty(0)
+                lent[name].data = local_part(parameter.detach()).new_empty(0)
 
     @property
     def _is_main(self) -> bool:
@@ -203,88 +205,6 @@ class ShardedModel(ReplicatedModel):
         return [(named[names[id(part)]], part) for group in optimizer.param_groups for part in group["params"]]
 
 
-class _Connecting(LossOnly):
-    """`LossOnly` for a sharded model: the loss depends on every layer and every sharded weight, if only by zeros.
-
-    Weights are gathered and gradients shared out by all processes together. A weight or a layer that counts on one
-    process and not on another would make them wait for each other for ever.
-
-    Args:
-        model: the model, not yet sharded.
-        whole: names of the parameters that every process will hold whole.
-
-    Attributes:
-        used: names of the sharded parameters that the last loss depended on by itself.
-    """
-
-    def __init__(self, model: nn.Module, whole: set[str]) -> None:
-        super().__init__(model)
-        self.used: set[str] = set()
-        self._whole = whole
-        self._names = {module: name for name, module in model.named_modules()}
-        self._noting = False
-        self._weights: dict[str, nn.Parameter] = {}
-        self._outputs: list[Tensor] = []
-
-    def note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        """Keep a layer's gathered weights and what it returned; but not where activations are computed again."""
-        if self._noting:
-            self._weights.update(layer.named_parameters(self._names[layer]))
-            found = output if isinstance(output, tuple) else (output,)
-            self._outputs += [one for one in found if isinstance(one, Tensor) and one.requires_grad]
-
-    def forward(self, batch: Batch, loss_denominators: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `LossOnly.forward`."""
-        self._noting = True
-        try:
-            return super().forward(batch, loss_denominators)
-        finally:
-            self._noting = False
-            self._weights, self._outputs = {}, []
-
-    def connected(self, loss: Tensor) -> Tensor:
-        """Return the loss, depending on everything that is sharded."""
-        # The weights of layers are let go by now; those of everything else are still gathered.
-        self._weights.update((name, one) for name, one in self.model.named_parameters() if not _is_split(one))
-        weights = {name: one for name, one in self._weights.items() if one.requires_grad}
-        if loss.requires_grad:
-            reached = _leaves(loss)
-            self.used = {name for name, one in weights.items() if one in reached}
-            zero = [one for name, one in weights.items() if name not in self._whole]
-        else:  # no term at all: as without sharding, every weight has a gradient of zeros
-            self.used, zero = set(weights), list(weights.values())
-        return cast(Tensor, _Zeros.apply(loss, *zero, *self._outputs))
-
-
-class _Zeros(torch.autograd.Function):
-    """Pass a value on and give everything else a gradient of zeros, which takes no memory."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *others: Tensor) -> Tensor:
-        ctx.others = [(one.shape, one.dtype, one.device) for one in others]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        zeros = (torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.others)
-        return gradient, *zeros
-
-
-def _leaves(loss: Tensor) -> set[Tensor]:
-    """Return the leaves of a loss's graph, whose gradients its backward pass makes."""
-    found: set[Tensor] = set()
-    ahead: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
-    seen = set(ahead)
-    while ahead:
-        node = ahead.pop()
-        if hasattr(node, "variable"):
-            found.add(node.variable)
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        ahead += following
-    return found
-
-
 def _hollow_copy(model: nn.Module, whole: set[nn.Parameter]) -> Any:
     """Copy a model without its weights: those in `whole` and the buffers are shared with it, the others empty."""
     memory: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
@@ -293,46 +213,3 @@ def _hollow_copy(model: nn.Module, whole: set[nn.Parameter]) -> Any:
             parameter if parameter in whole else nn.Parameter(parameter.detach().new_empty(0), requires_grad=False)
         )
     return copy.deepcopy(model, memory)
-
-
-def _is_split(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor, in the same memory."""
-    with torch.no_grad():
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor; every process calls it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _part_of(parameter: nn.Parameter) -> nn.Parameter:
-    if not _is_split(parameter):
-        return parameter
-    return nn.Parameter(_local(parameter.detach()), requires_grad=parameter.requires_grad)
-
-
-def _like(tensor: Tensor, part: Tensor) -> Tensor:
-    """Return this process's `part` of something that is shared out as `tensor` is."""
-    if not isinstance(tensor, DTensor):
-        return part
-    mesh, placements = tensor.device_mesh, tensor.placements
-    return DTensor.from_local(part, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
-
-
-def _cut(tensor: Tensor, whole: Tensor) -> Tensor:
-    """Cut out of a whole tensor what this process holds of `tensor`: rows, as `torch.chunk` deals them out."""
-    if not isinstance(tensor, DTensor):
-        return whole
-    chunks = whole.chunk(tensor.device_mesh.size())
-    rank = tensor.device_mesh.get_local_rank()
-    return (chunks[rank] if rank < len(chunks) else whole[:0]).to(tensor.device)
-
-
-def _is_moment(value: Any, of: Tensor) -> bool:
-    """Say whether a value of an optimizer's state belongs to the elements of a tensor, as a step count does not."""
-    return isinstance(value, Tensor) and value.shape == of.shape
