@@ -7,6 +7,7 @@ backward pass. By formula: fusion layers (2 operations a weight and token, and t
 a token and channel are kept, without attention scores, or 2 where activations are recomputed). A backward pass is
 twice the work of its forward pass. Everything else is assumed and can be changed by options: the share of the peak
 that is reached, the rates between GPUs, nothing overlapped. Heads, losses and the loading of pictures are left out.
+With --fsdp as with `training.fsdp=true`: what is not of the CNN is shared out over the GPUs.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Cost:
         pairs: texts read against a picture.
         cnn_weights: parameters of the CNN.
         other_weights: all others.
+        layers: fusion layers.
+        layer_weights: parameters of one of them.
         cnn_forward: operations of the CNN for a picture.
         fusion_forward: operations of dictionary and fusion layers for a picture with all its texts.
         cnn_kept: bytes that the CNN keeps for its backward pass.
@@ -61,6 +64,8 @@ class Cost:
     pairs: int
     cnn_weights: int
     other_weights: int
+    layers: int
+    layer_weights: int
     cnn_forward: float
     fusion_forward: float
     cnn_kept: float
@@ -76,6 +81,30 @@ class Cost:
         """Weights, gradients, their copies for the exchange and in bfloat16, and the optimizers' moments."""
         common = 3 * FLOAT32 + BFLOAT16
         return self.cnn_weights * (common + FLOAT32) + self.other_weights * (common + 2 * FLOAT32)
+
+    def shared_bytes(self, gpus: int, accumulated: bool) -> float:
+        """Return the same where FSDP shares all but the CNN out: parts, and what is gathered at one time.
+
+        Gathered are everything outside the layers and two layers (one ahead), their gradients and one exchange; the
+        gradients of all layers until the exchange where they are `accumulated` over micro-batches.
+        """
+        outside = self.other_weights - self.layers * self.layer_weights
+        gradients = self.other_weights if accumulated else outside + self.layer_weights
+        gathered = outside + 2 * self.layer_weights + gradients + max(outside, self.layer_weights)
+        parts = self.other_weights * (4 * FLOAT32 / gpus + BFLOAT16)
+        return self.cnn_weights * (4 * FLOAT32 + BFLOAT16) + parts + gathered * FLOAT32
+
+    def exchanged_bytes(self, gpus: int, micro_batches: int, fsdp: bool) -> float:
+        """Return what a GPU sends in an optimizer step.
+
+        A ring sends every gradient twice, but for one part; half of that where it is shared out. FSDP gathers the
+        weights in every micro-batch, those of layers for the backward pass once more.
+        """
+        each = (gpus - 1) / gpus * FLOAT32
+        if not fsdp:
+            return 2 * each * (self.cnn_weights + self.other_weights)
+        gathered = self.other_weights + self.layers * self.layer_weights
+        return each * (2 * self.cnn_weights + self.other_weights + micro_batches * gathered)
 
 
 def cost_of(recipe: Recipe) -> Cost:
@@ -105,6 +134,8 @@ def cost_of(recipe: Recipe) -> Cost:
         pairs=pairs,
         cnn_weights=weights,
         other_weights=sum(parameter.numel() for parameter in model.parameters()) - weights,
+        layers=config.num_hidden_layers,
+        layer_weights=sum(parameter.numel() for parameter in model.soho.fusion.layers[0].parameters()),
         cnn_forward=forward,
         fusion_forward=pairs * fusion + 2 * cells * config.dictionary_size * channels,
         cnn_kept=kept + 3 * height * width * FLOAT32,
@@ -158,6 +189,7 @@ class Plan:
         batch_size: `training.batch_size`: pictures of a process and micro-batch.
         accumulation: `training.accumulation`.
         gigabytes: memory of a GPU.
+        gigabytes_fixed: what weights, gradients and moments take of it.
         seconds: of an optimizer step while the CNN is trained.
         seconds_frozen: while it is frozen.
         pairs: of an optimizer step.
@@ -167,6 +199,7 @@ class Plan:
     batch_size: int
     accumulation: int
     gigabytes: float
+    gigabytes_fixed: float
     seconds: float
     seconds_frozen: float
     pairs: int
@@ -184,20 +217,25 @@ def plan(cost: Cost, gpus: int, options: argparse.Namespace) -> Plan:
             f"{options.pairs} pairs are not {cost.pairs} pairs a picture times whole pictures on {gpus} GPUs"
         )
     one = cost.cnn_kept + cost.fusion_kept
-    room = options.gigabytes * GIGA * options.fill - cost.fixed_bytes - options.overhead * GIGA
-    fitting = [size for size in range(1, pictures + 1) if pictures % size == 0 and size * one <= room]
+    fsdp = options.fsdp and gpus > 1
+
+    def fixed(size: int) -> float:
+        return cost.shared_bytes(gpus, accumulated=size < pictures) if fsdp else cost.fixed_bytes
+
+    room = options.gigabytes * GIGA * options.fill - options.overhead * GIGA
+    fitting = [size for size in range(1, pictures + 1) if pictures % size == 0 and size * one + fixed(size) <= room]
     if not fitting:
-        raise SohoError(f"one picture needs {one / GIGA:.1f} GB beside {cost.fixed_bytes / GIGA:.1f} GB of weights")
+        raise SohoError(f"one picture needs {one / GIGA:.1f} GB beside {fixed(1) / GIGA:.1f} GB of weights")
     size = fitting[-1]
     rate = options.tflops * 1e12 * options.share
-    # A ring sends every gradient twice, but for one part; the slowest link decides.
-    link = options.network if gpus > options.gpus_per_node else options.link
-    exchange = 2 * (gpus - 1) / gpus * (cost.cnn_weights + cost.other_weights) * FLOAT32 / (link * GIGA)
+    link = options.network if gpus > options.gpus_per_node else options.link  # the slowest decides
+    exchange = cost.exchanged_bytes(gpus, pictures // size, fsdp) / (link * GIGA)
     return Plan(
         gpus=gpus,
         batch_size=size,
         accumulation=pictures // size,
-        gigabytes=(size * one + cost.fixed_bytes) / GIGA + options.overhead,
+        gigabytes=(size * one + fixed(size)) / GIGA + options.overhead,
+        gigabytes_fixed=fixed(size) / GIGA,
         seconds=pictures * cost.operations(frozen=False) / rate + exchange,
         seconds_frozen=pictures * cost.operations(frozen=True) / rate + exchange,
         pairs=options.pairs,
@@ -222,6 +260,9 @@ def lines(cost: Cost, plans: Sequence[Plan], options: argparse.Namespace) -> lis
         "| pictures/s a GPU |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
+    if options.fsdp:
+        fixed = ", ".join(f"{one.gigabytes_fixed:.1f} GB on {one.gpus}" for one in plans)
+        result.insert(3, f"FSDP: weights and moments take by the number of GPUs {fixed}")
     for one in plans:
         pictures = one.pairs / cost.pairs / one.gpus / one.seconds_frozen
         result.append(
@@ -249,6 +290,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpus-per-node", type=int, default=8, help="GPUs of a machine")
     parser.add_argument("--link", type=float, default=200.0, help="GB/s between GPUs of a machine")
     parser.add_argument("--network", type=float, default=20.0, help="GB/s between machines")
+    parser.add_argument("--fsdp", action="store_true", help="share weights and moments out, as training.fsdp does")
     return parser.parse_intermixed_args(arguments)
 
 

@@ -47,7 +47,7 @@ NOT_RUN = {
     ("docs/results/daquar.md", "real data"): 1,
     ("docs/results/flickr8k.md", "real data"): 1,
     ("docs/results/snli_ve.md", "real data"): 1,
-    ("docs/scale.md", "cluster"): 2,
+    ("docs/scale.md", "cluster"): 3,
     ("docs/scale.md", "real data"): 2,
     ("docs/search.md", "real data"): 1,
     ("docs/serve.md", "runs until stopped"): 2,

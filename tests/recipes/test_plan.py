@@ -76,11 +76,37 @@ def test_the_step_of_4096_pairs_is_cut_up_evenly(script: ModuleType) -> None:
         script.plan(cost, 8, options(script, "--gigabytes", "4"))
 
 
+def test_what_fsdp_shares_out(script: ModuleType) -> None:
+    cost = script.cost_of(load_recipe(RECIPES / "soho_r101_12l.yaml", ["data.root=."]))
+    # A layer: 12 C^2 weights in matrices, 13 C in biases and norms.
+    assert (cost.layers, cost.layer_weights) == (12, 12 * 768**2 + 13 * 768)
+    outside = cost.other_weights - 12 * cost.layer_weights
+    # Parts of weight, gradient and two moments; bfloat16 copies; gathered: what lies outside the layers, two layers,
+    # the gradients of the former and of one layer, one exchange of the former.
+    together = cost.shared_bytes(32, accumulated=False)
+    gathered = 3 * outside + 3 * cost.layer_weights
+    assert together == pytest.approx(18 * cost.cnn_weights + cost.other_weights * (16 / 32 + 2) + 4 * gathered)
+    # Accumulated gradients are those of 11 layers more.
+    assert cost.shared_bytes(32, accumulated=True) - together == pytest.approx(4 * 11 * cost.layer_weights)
+    # Two processes: half of everything is sent. Gradients of the CNN twice and of the rest once; weights in each of 3
+    # micro-batches, those of layers twice.
+    weights = outside + 2 * 12 * cost.layer_weights
+    sent = 0.5 * 4 * (2 * cost.cnn_weights + cost.other_weights + 3 * weights)
+    assert cost.exchanged_bytes(2, 3, fsdp=True) == pytest.approx(sent)
+    assert cost.exchanged_bytes(2, 3, fsdp=False) == pytest.approx(4 * (cost.cnn_weights + cost.other_weights))
+    alone, shared = (script.plan(cost, gpus, options(script, "--fsdp")) for gpus in (1, 32))
+    assert alone.gigabytes_fixed == pytest.approx(cost.fixed_bytes / 1e9)
+    assert shared.gigabytes_fixed == pytest.approx(together / 1e9)
+
+
 def test_the_table(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     script.main([str(RECIPES / "soho_r101_12l.yaml")])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    script.main([str(RECIPES / "soho_r101_12l.yaml"), "--fsdp"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "FSDP: weights and moments take by the number of GPUs 3.3 GB on 1, 2.0 GB on 8, 1.5 GB on 32" in lines
+    rows = [line for line in lines if line.startswith("| ")]
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert len(rows) == 4
-    assert all(row in page for row in rows)  # the table in the documentation is the one that the script prints
+    assert len(rows) == 8
+    assert all(row in page for row in rows)  # the tables in the documentation are those of the script
     with pytest.raises(SohoError, match=r"the form of model\.backbone=x is not known here"):
         script.main([str(RECIPES / "soho_r101_12l.yaml"), "model.backbone=x"])

@@ -79,6 +79,7 @@ class SohoPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["visual_dictionary"]  # noqa: RUF012
     _supports_sdpa = True
+    _no_split_modules = ["FusionLayer"]  # noqa: RUF012  # gathered one by one where training shares weights out
 
     @classmethod
     def from_pretrained(cls, *args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -82,7 +82,10 @@ def rate_factors(names: Iterable[str], factors: Mapping[str, float]) -> dict[str
 
 
 def build_optimizers(
-    model: nn.Module, backbone: nn.Module, settings: TrainingSection
+    model: nn.Module,
+    backbone: nn.Module,
+    settings: TrainingSection,
+    held: Callable[[nn.Parameter], nn.Parameter] | None = None,
 ) -> dict[str, torch.optim.Optimizer]:
     """Build one optimizer for the visual backbone and one for everything else.
 
@@ -90,6 +93,7 @@ def build_optimizers(
         model: the whole model, already on its device.
         backbone: the CNN inside it.
         settings: `backbone_optimizer`, `optimizer`, `lr_factors` and `decay_bias_and_norm` are read.
+        held: what this process changes of a parameter where it does not hold all of it; of as many dimensions.
 
     Returns:
         `{"backbone": ..., "rest": ...}`; a part without trainable parameters has no entry. Every group keeps its
@@ -111,7 +115,7 @@ def build_optimizers(
     for part, (names, section) in parts.items():
         groups: list[dict[str, object]] = []
         for factor in sorted({factors[name] for name in names}, reverse=True):
-            parameters = [named[name] for name in names if factors[name] == factor]
+            parameters = [held(named[n]) if held else named[n] for n in names if factors[n] == factor]
             for group in parameter_groups(parameters, section.weight_decay, settings.decay_bias_and_norm):
                 groups.append({**group, "lr": section.lr * factor, "initial_lr": section.lr * factor})
         if groups:

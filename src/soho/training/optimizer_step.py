@@ -7,21 +7,21 @@ divided by the number of terms in the whole batch, counted beforehand.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from soho.errors import SohoError
-from soho.training.optimization import BACKBONE, build_optimizers, clip_gradients, fixed_module, set_learning_rates
-from soho.training.processes import average_batch_norm_statistics, share_buffers
+from soho.training.optimization import BACKBONE, build_optimizers, fixed_module, set_learning_rates
+from soho.training.processes import average_batch_norm_statistics
 from soho.training.protocols import Batch
 from soho.training.recipe import TrainingSection
+from soho.training.replication import ReplicatedModel
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,8 @@ class OptimizerStep:
         self.model = model
         self.settings = settings
         self.accelerator = accelerator
-        with warnings.catch_warnings():
-            # torch renames `broadcast_buffers`; Accelerate passes the old name.
-            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-            self.wrapped = accelerator.prepare_model(_LossOnly(model))
-        share_buffers(model, accelerator)
-        self.optimizers = build_optimizers(model, model.visual_backbone(), settings)
+        self.parallel = placed_model(model, settings, accelerator)
+        self.optimizers = build_optimizers(model, model.visual_backbone(), settings, self.parallel.held)
         self.frozen = False
 
     def training_mode(self, frozen: bool) -> None:
@@ -100,13 +96,11 @@ class OptimizerStep:
         denominators = self._loss_denominators(micro_batches)
         totals = _Totals()
         for position, batch in enumerate(micro_batches):
-            is_last = position == len(micro_batches) - 1
             # Gradients travel between processes only once per optimizer step.
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                loss, measured = self.wrapped(self._to_device(batch), denominators)
-                # Every process divides by the terms of all, so gradients must add up; data parallelism averages.
-                self.accelerator.backward(loss * self.accelerator.num_processes)
-            totals.add({"loss": loss.detach(), **measured, "images": _image_count(batch, loss.device)})
+            exchange = position == len(micro_batches) - 1
+            loss, measured = self.parallel.forward_backward(self._to_device(batch), denominators, exchange)
+            totals.add({"loss": loss, **measured, "images": _image_count(batch, loss.device)})
+        self.parallel.finish_gradients()
         values = totals.over_processes(self.accelerator)
         _require_finite_losses(values, name)
 
@@ -126,20 +120,27 @@ class OptimizerStep:
             skipped=skipped,
         )
 
+    def whole_model(self) -> AbstractContextManager[Any]:
+        """Lend a model with all its weights, for evaluating and saving; every process enters and leaves."""
+        return self.parallel.whole_model()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, buffers, optimizers and gradient scaler."""
+        """Return weights, buffers, optimizers and gradient scaler, whole; every process calls it.
+
+        With `training.fsdp` only the main process gets them, the others None in their place.
+        """
         scaler = self.accelerator.scaler
         return {
-            "model": self.model.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "model": self.parallel.state_dict(),
+            "optimizers": {name: self.parallel.optimizer_state(one) for name, one in self.optimizers.items()},
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self.model.load_state_dict(state["model"])
+        """Restore the main process's `state_dict`, however many processes hold the model."""
+        self.parallel.load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            self.parallel.load_optimizer_state(optimizer, state["optimizers"][name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -167,7 +168,7 @@ class OptimizerStep:
         if scaler is not None:
             for optimizer in active:
                 scaler.unscale_(optimizer)
-        norm = float(clip_gradients(self.model, self.settings.clip_norm))
+        norm = float(self.parallel.clip_gradients(self.settings.clip_norm))
         overflow = not math.isfinite(norm)
         if overflow and scaler is None:
             raise SohoError(f"the gradient norm is {norm} at {name} although the loss is finite; {_ADVICE}")
@@ -176,31 +177,8 @@ class OptimizerStep:
                 optimizer.step()
         if scaler is not None:
             scaler.update()
-        self.model.zero_grad(set_to_none=True)
+        self.parallel.clear_gradients()
         return norm, overflow
-
-
-class _LossOnly(nn.Module):
-    """The model as data parallelism sees it: only the loss carries a graph, logits are let go.
-
-    Data parallelism waits for the gradient of every parameter that an output depends on; outputs beside the loss
-    would make it wait in vain.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, loss_denominators: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.model(**batch, loss_denominators=dict(loss_denominators))
-        loss = output.loss
-        if not loss.requires_grad:
-            # No term at all in this micro-batch; the other processes still wait for its (zero) gradients.
-            loss = loss + sum(0.0 * p.sum() for p in self.model.parameters() if p.requires_grad)
-        measured = {f"part/{name}": value.detach() for name, value in output.loss_parts.items()}
-        for name, (total, count) in output.metrics.items():
-            measured |= {f"sum/{name}": total.detach(), f"count/{name}": count.detach()}
-        return loss, measured
 
 
 class _Totals:
@@ -223,6 +201,21 @@ class _Totals:
 
 
 _ADVICE = "the checkpoints are sound: try a lower learning rate, a smaller clip_norm or precision=fp32"
+
+
+def placed_model(model: Any, settings: TrainingSection, accelerator: Accelerator) -> ReplicatedModel:
+    """Lay a model out over the processes: whole on each, or shared out where `training.fsdp` asks for it.
+
+    Raises:
+        SohoError: it is to be shared out, and this torch is too old.
+    """
+    if not settings.fsdp or accelerator.num_processes == 1:
+        return ReplicatedModel(model, accelerator)
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 7):
+        raise SohoError(f"training.fsdp=true needs torch 2.7 or newer; this is torch {torch.__version__}")
+    from soho.training.sharding import ShardedModel  # what it imports older versions do not have
+
+    return ShardedModel(model, accelerator)
 
 
 def checkpoint_activations(model: Any) -> None:

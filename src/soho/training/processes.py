@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
 import time
@@ -42,8 +43,12 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
         and leaves buffers alone: each process gathers its own dictionary counts, which rank 0's must not overwrite.
 
     Raises:
-        SohoError: the precision does not exist on this device, or the launcher asks for FSDP or DeepSpeed.
+        SohoError: the precision does not exist on this device, or the launcher asks for FSDP or DeepSpeed by
+            options of its own.
     """
+    for kind in ("FSDP", "DEEPSPEED"):  # on CPUs Accelerate would pass over it
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise _other_way(kind)
     mixed_precision = _MIXED_PRECISION[precision]
     shared = AcceleratorState._shared_state
     if shared and shared.get("_mixed_precision") != mixed_precision:
@@ -66,11 +71,17 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
         # Accelerate would silently compute in fp32.
         raise SohoError("training.precision=fp16 needs a GPU; use bf16 or fp32")
     if accelerator.distributed_type not in {DistributedType[name] for name in _SUPPORTED}:
-        kind = accelerator.distributed_type.value
-        raise SohoError(f"the launcher asks for {kind}, but SOHO trains with data parallelism; use torchrun")
+        raise _other_way(accelerator.distributed_type.value)
     # The trainer divides losses by exact counts; a value from Accelerate's own configuration would divide again.
     accelerator.gradient_accumulation_steps = 1
     return accelerator
+
+
+def _other_way(kind: str) -> SohoError:
+    return SohoError(
+        f"the launcher asks for {kind}, but only the recipe can share a model out over processes: "
+        "launch without it, and set training.fsdp=true"
+    )
 
 
 def check_accelerator(accelerator: Accelerator, precision: str) -> None:

@@ -29,6 +29,9 @@ class TrainableModel(Protocol):
     `forward(**batch, loss_denominators=...)` returns an object with `.loss`, `.loss_parts` and `.metrics`, with the
     same names for every batch. The parts sum over micro-batches and processes to the mean over the whole batch of
     an optimizer step; a metric is a pair (sum, count).
+
+    With `training.fsdp` the layers whose class `_no_split_modules` names, as transformers has it, are gathered one by
+    one. Every process must call them equally often in a forward pass.
     """
 
     def loss_counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -168,6 +168,11 @@ class TrainingSection(Section):
         default=10.0, gt=0, description="upper bound of the global gradient norm; null = none"
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+    fsdp: bool = Field(
+        default=False,
+        description="share weights, gradients and moments out over the processes (torch's FSDP2; the CNN stays whole): "
+        "less memory, more communication",
+    )
     channels_last: bool = Field(default=True, description="channels-last memory layout of the CNN")
     freeze_backbone_epochs: int = Field(
         default=0, ge=-1, description="the CNN stays fixed for the first n epochs, its batch norm too; -1 = always"
@@ -202,6 +207,15 @@ class TrainingSection(Section):
         default=None, gt=0, description="epochs between evaluations on data.validation, fractions allowed; null = never"
     )
     resume: bool = Field(default=True, description="continue from the newest checkpoint in `output`")
+
+    @model_validator(mode="after")
+    def _no_scaler_for_parts(self) -> TrainingSection:
+        if self.fsdp and self.precision == "fp16":
+            raise ValueError(
+                "fsdp=true does not go with precision=fp16, whose gradient scaler would see a part of the gradients "
+                "only; use bf16 or fp32"
+            )
+        return self
 
 
 class EvaluationSection(Section):
@@ -292,6 +306,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.cache_megabytes",
     *LENGTHS,
+    "training.fsdp",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",

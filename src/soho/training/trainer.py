@@ -117,6 +117,8 @@ class Trainer:
         self.optimizer_step = OptimizerStep(self.model, self.settings, self.accelerator)
         with StopSignals() as stop, self.tracker:
             self._start_from(checkpoint)
+            if self.settings.fsdp and self.accelerator.num_processes == 1:
+                self.tracker.say("training.fsdp: there is one process, so it holds the whole model")
             if self._evaluation_is_due():
                 self._evaluate()
             for micro_batches in self._remaining_steps(stop):
@@ -219,9 +221,9 @@ class Trainer:
         """Evaluate, leaving no trace in the random states, so that it cannot change training."""
         assert self.evaluate is not None
         before = random_state()
-        self.model.eval()
-        with torch.no_grad():
-            figures = self.evaluate(self.model, self.step)
+        with self.optimizer_step.whole_model() as model, torch.no_grad():
+            model.eval()
+            figures = self.evaluate(model, self.step)
         self._training_mode()
         set_random_state(before)
         self.evaluated_at, self.last_evaluation = self.step, dict(figures)
@@ -296,6 +298,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         """Write all that an exact continuation needs; the other processes wait for the main one."""
         random_states = gather_object([random_state()])
+        state = {**self.optimizer_step.state_dict(), "random": random_states}
         if self.accelerator.is_main_process:
             progress = {
                 "step": self.step,
@@ -310,7 +313,6 @@ class Trainer:
                 "log_bytes": self.tracker.sync(),
                 "run": self._run_settings(),
             }
-            state = {**self.optimizer_step.state_dict(), "random": random_states}
             save_checkpoint(self.output, self.step, state, progress, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -331,8 +333,10 @@ class Trainer:
             training=self.last_record,
             evaluation=self.last_evaluation,
         )
+        with self.optimizer_step.whole_model() as model:
+            if self.accelerator.is_main_process:
+                model.save_pretrained(summary.model_path)
         if self.accelerator.is_main_process:
-            self.model.save_pretrained(summary.model_path)
             marker = {**asdict(summary), "model_path": MODEL_NAME}
             write_text_atomically(self.output / FINISHED_NAME, json.dumps(marker, indent=1) + "\n")
         self.accelerator.wait_for_everyone()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from soho.errors import SohoError
 from soho.models import SohoForPreTraining
-from soho.training.optimizer_step import OptimizerStep
+from soho.training.optimizer_step import OptimizerStep, placed_model
 from soho.training.processes import make_accelerator
 from tests.unit.models.tiny import tiny_config
 from tests.unit.training.toy import ToyData, ToyModel, settings
@@ -206,3 +206,12 @@ def test_an_overflow_skips_both_optimizers_and_lowers_the_scale() -> None:
     restored = with_scaler(1.0)
     restored.load_state_dict(step.state_dict())
     assert restored.accelerator.scaler.get_scale() == step.accelerator.scaler.get_scale() < 2.0**126
+
+
+def test_an_old_torch_cannot_share_a_model_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TwoProcesses:
+        num_processes = 2
+
+    monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
+    with pytest.raises(SohoError, match=r"training\.fsdp=true needs torch 2\.7 or newer; this is torch 2\.6\.1\+cpu"):
+        placed_model(ToyModel(), settings(fsdp=True), TwoProcesses())  # type: ignore[arg-type]

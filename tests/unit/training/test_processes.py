@@ -6,8 +6,11 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from soho.errors import SohoError
+from soho.training import processes
 from soho.training.processes import StopSignals, TrainingStopped, check_accelerator, make_accelerator
 
 
@@ -37,6 +40,19 @@ def test_settings_of_accelerates_own_configuration_do_not_scale_the_loss(monkeyp
     accelerator.backward(weight * 8.0)
     assert weight.grad is not None
     assert float(weight.grad) == 8.0
+
+
+def test_a_launcher_s_own_sharding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sharding(Accelerator):
+        distributed_type = DistributedType.FSDP
+
+    monkeypatch.setattr(processes, "Accelerator", Sharding)
+    with pytest.raises(SohoError, match=r"asks for FSDP, .* launch without it, and set training\.fsdp=true"):
+        make_accelerator()
+    monkeypatch.setattr(processes, "Accelerator", Accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(SohoError, match=r"asks for DEEPSPEED, .* set training\.fsdp=true"):
+        make_accelerator()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -122,6 +122,7 @@ def test_key_like_no_other_lists_the_section(recipe_path: Path) -> None:
         ("training.epochs=1.5", "got 1.5"),
         ("training.epochs=yes", "got True"),
         ("training.epochs=0", "should be greater than or equal to 1, got 0"),
+        ("training={precision: fp16, fsdp: true}", "fsdp=true does not go with precision=fp16"),
         ("training.precision=fp8", "should be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
         ("training.schedule.milestones=[5,3]", "milestones must be epochs in ascending order, got [5.0, 3.0]"),
         ("data.longer_edge=400", "longer_edge (400) is below shorter_edge (600)"),

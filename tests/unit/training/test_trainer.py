@@ -83,6 +83,14 @@ def test_a_window_is_averaged_over_its_terms(tmp_path: Path) -> None:
     assert window["loss"] == pytest.approx(sum(step["loss"] for step in steps) / 3)
 
 
+def test_one_process_says_that_it_shares_with_nobody(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "run", fsdp=True).fit()
+    assert "training.fsdp: there is one process, so it holds the whole model" in capsys.readouterr().out
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
 @pytest.mark.slow
 def test_killed_at_an_arbitrary_step_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
