@@ -37,7 +37,8 @@ def values_of(task: str, world: Path, output: Path, batch_size: int) -> dict[str
 
 
 def recipe_of(task: str, folder: Path, values: dict[str, Any]) -> Recipe:
-    return load_recipe(write_recipe(folder / f"{task}.yaml", values))
+    # Each process writes its own: one would read what another is writing.
+    return load_recipe(write_recipe(folder / f"{task}-{os.environ.get('RANK', 'alone')}.yaml", values))
 
 
 def main(world: Path, folder: Path) -> None:
