@@ -61,7 +61,8 @@ def search_index(
         **opening: options of `PictureIndex.open`.
 
     Raises:
-        SohoError: no text, or options that contradict each other; see also `PictureIndex.open` and `PictureIndex.search`.
+        SohoError: no text, or options that contradict each other; see also `PictureIndex.open` and
+            `PictureIndex.search`.
     """
     rows = [*texts, *(read_queries(queries) if queries is not None else [])]
     if not rows:

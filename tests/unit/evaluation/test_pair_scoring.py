@@ -166,7 +166,7 @@ def test_long_pairs_come_in_smaller_blocks() -> None:
     # 600 x 1000 pixels have 160 cells; 16,384 tokens hold 93 pairs of 160 + 16.
     plan = ScoringPlan.of([160, 100], [16] * 200, pair_batch=512)
     assert plan.pair_batch == 93
-    assert list(plan.blocks())[0] == (0, 1, 0, 93)
+    assert next(plan.blocks()) == (0, 1, 0, 93)
     assert ScoringPlan.of([160], [16], pair_batch=64).pair_batch == 64
     assert ScoringPlan.of([20_000], [16], pair_batch=64).pair_batch == 1
 
