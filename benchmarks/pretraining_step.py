@@ -19,8 +19,8 @@ from benchmarks.release_order import ReleaseOptimizers, ReleaseOrderPreTraining,
 from benchmarks.report import Check, Outcome
 from benchmarks.subjects import Scale, on, pretraining_batch, scales
 from benchmarks.timing import Clock, Side, interleave, peak_bytes
+from soho.memory import keep_freed_memory
 from soho.models import SohoForPreTraining
-from soho.training.memory import keep_freed_memory
 from soho.training.optimizer_step import OptimizerStep
 from soho.training.processes import make_accelerator
 from soho.training.recipe import Precision, TrainingSection

@@ -21,10 +21,10 @@ from benchmarks.report import Check, Outcome
 from benchmarks.subjects import R18, SMALL, TINY, on, padded, pictures, texts
 from benchmarks.timing import Clock, Side, interleave, peak_bytes
 from soho.evaluation.pair_scoring import score_all_pairs
+from soho.memory import keep_freed_memory
 from soho.models import SohoForImageTextRetrieval
 from soho.models.fast import fast_copy
 from soho.models.pair_scorer import GridScorer
-from soho.training.memory import keep_freed_memory
 
 OURS, CACHED, WHOLE, RELEASE, VILT = "ours", "cached, padded", "whole pair", "release order, whole pair", "ViLT-B/32"
 # Pictures that one call encodes, and pairs that go through the Transformer together.

@@ -19,12 +19,12 @@ from soho.data.shards.writing import WrittenSection, write_shards
 from soho.data.sources import Source
 from soho.errors import SohoError
 from soho.evaluation.submission import write_submission
+from soho.memory import keep_freed_memory
 from soho.models.initialization import LoadReport, load_model, load_tokenizer
 from soho.models.modeling_soho import SohoPreTrainedModel
 from soho.sharing.card import refresh_card
 from soho.sharing.facts import record_measurement, record_training
 from soho.tasks import PretrainingTask, Processes, Task, VqaTask, build_task, task_class
-from soho.training.memory import keep_freed_memory
 from soho.training.processes import make_accelerator
 from soho.training.protocols import TrainingSummary
 from soho.training.recipe import Recipe

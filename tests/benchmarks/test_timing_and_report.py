@@ -87,7 +87,7 @@ print(peak_bytes(hold, torch.device("cpu")))
 
 
 def test_the_peak_of_a_call_is_what_it_held_at_once() -> None:
-    # In a process of its own: one that has trained keeps freed memory (soho.training.memory).
+    # In a process of its own: one that has trained keeps freed memory (soho.memory).
     run = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
     size = 64 * 2**20
     assert 0.9 * size < int(run.stdout) < 1.6 * size

@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from soho.models import SohoForImageTextRetrieval, SohoForPreTraining
 from soho.runs import train
 from soho.training.checkpoint import list_checkpoints, load_state
-from soho.training.optimizer_step import OptimizerStep
+from soho.training.optimizer_step import FSDP_TORCH, OptimizerStep
 from soho.training.processes import make_accelerator
 from soho.training.recipe import TrainingSection, load_recipe
+from soho.training.tensor_parts import is_split
 from soho.training.tracking import read_log
 from tests.support import ROOT
 from tests.tiny_recipes import tiny_values, write_recipe
@@ -32,7 +32,9 @@ from tests.unit.models.released import released_model
 from tests.unit.models.tiny import filler_of, half_of, pretraining_batch, stirred, tiny_config
 from tests.unit.training.toy import ToyOutput
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < FSDP_TORCH
+SKIP = pytest.mark.skipif(OLD, reason=f"training.fsdp needs torch {FSDP_TORCH}; this is {torch.__version__}")
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, SKIP]
 Result = dict[str, Any]
 
 # Small steps: case -> changes of the configuration, changes of the settings -----------------------------------------
@@ -97,7 +99,8 @@ def run_steps(case: str, rank: int, fsdp: bool) -> Result:
         "state": step.state_dict(),
         "weights held": sum(part.numel() for part in parts),
         "moments held": sum(moment.numel() for moment in moments),
-        "split": sum(isinstance(parameter, DTensor) for parameter in model.parameters()),
+        "split": sum(map(is_split, model.parameters())),
+        "gathered one by one": [name for name, module in model.named_modules() if "FSDP" in type(module).__name__],
         "dictionary": model.soho.visual_dictionary.state_dict(),
     }
 
@@ -229,6 +232,10 @@ def assert_same(actual: Any, expected: Any, name: str, tolerance: float) -> None
         assert len(actual) == len(expected), name
         for place, value in enumerate(expected):
             assert_same(actual[place], value, f"{name}/{place}", tolerance)
+    elif isinstance(expected, Tensor) and name.endswith(("/exp_avg", "/exp_avg_sq", "/momentum_buffer")):
+        # Far below one: what counts is how far they are off in proportion.
+        assert actual.shape == expected.shape, name
+        assert (actual - expected).norm() <= 10 * tolerance * expected.norm() + 1e-20, name
     elif isinstance(expected, Tensor):
         assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), name
         torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance, msg=name)
@@ -258,6 +265,10 @@ def test_each_process_holds_half(two: tuple[Path, list[dict[str, Result]]]) -> N
     shares = [one["plain, shared"] for one in ranks]
     assert whole["split"] == 0
     assert shares[0]["split"] > 50
+    # The fusion layers, not what a CNN of transformers names; the root is what holds the model.
+    layers = shares[0]["gathered one by one"]
+    assert layers
+    assert all(name.startswith("soho.fusion.layers.") for name in layers)
     for key in ("weights held", "moments held"):
         # Together they hold all of it once; a weight of an odd number of rows is half a row more on the first.
         assert sum(share[key] for share in shares) == whole[key]
@@ -275,8 +286,9 @@ def test_runs_equal_one_process_and_go_on_with_the_switch_and_without(
         assert_same(records, expected, task, 1e-4)
         assert [record["kind"] for record in expected].count("evaluation") == (2 if task == "nlvr2" else 0)
     state, reference = (load_state(list_checkpoints(one / "pretraining")[-1]) for one in (folder, tmp_path))
+    # Where a gradient is all but zero its sign may differ, and AdamW makes a whole step of it; moments do not jump.
     assert_same(state["model"], reference["model"], "checkpoint", 2e-3)
-    assert state["optimizers"].keys() == reference["optimizers"].keys()
+    assert_same(state["optimizers"], reference["optimizers"], "optimizers", 1e-3)
     weights, whole = (load_file(one / "nlvr2" / "model" / "model.safetensors") for one in (folder, tmp_path))
     assert_same(weights, whole, "model", 2e-3)
 

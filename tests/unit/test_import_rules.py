@@ -19,11 +19,12 @@ MODULES = sorted((SOURCE / "soho").rglob("*.py"))
 ALLOWED: dict[str, set[str]] = {
     "soho.errors": set(),
     "soho.randomness": set(),
+    "soho.memory": set(),
     "soho.data": {"soho.errors", "soho.randomness"},
     "soho.processing": {"soho.data", "soho.errors", "soho.randomness"},
     "soho.models": {"soho.errors"},
     "soho.training": {"soho.data", "soho.errors", "soho.randomness"},
-    "soho.evaluation": {"soho.data.answer_text", "soho.errors", "soho.randomness"},
+    "soho.evaluation": {"soho.data.answer_text", "soho.errors", "soho.memory", "soho.randomness"},
     "soho.inspection": {
         "soho.data",
         "soho.errors",
@@ -59,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.data",
         "soho.errors",
         "soho.evaluation",
+        "soho.memory",
         "soho.models",
         "soho.sharing",
         "soho.tasks",

@@ -114,8 +114,10 @@ def search(
     index: Annotated[Path, typer.Option(help="What `soho index` wrote.")],
     texts: Annotated[list[str] | None, typer.Argument(help="What the pictures show.", show_default=False)] = None,
     queries: Annotated[Path | None, typer.Option(help="A file of texts: one a line, or JSONL.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Pictures for each text.")] = 10,
-    rerank: Annotated[int, typer.Option(min=0, help="Candidates that fusion reads; 0 = vectors alone.")] = 50,
+    top: Annotated[int | None, typer.Option(min=1, help="Pictures for each text. Default: 10.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option(min=0, help="Candidates that fusion reads; 0 = vectors alone. Default: 50.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every picture by fusion.")] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Instead: recall of the exact top ten by k, and times of the stages.")

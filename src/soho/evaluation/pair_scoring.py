@@ -31,7 +31,7 @@ from soho.evaluation.score_matrix import (
     shard_rows,
 )
 from soho.evaluation.scoring_engine import Engine, Meter, refuse_nan
-from soho.evaluation.scoring_plan import Block, Indices, PairScorer, ScoringPlan
+from soho.evaluation.scoring_plan import CPU_TOKENS_PER_BLOCK, Block, Indices, PairScorer, ScoringPlan
 from soho.evaluation.shortlist import Cutoffs
 from soho.evaluation.shortlist_scoring import fill_below, matrix_rows, score_first_stage, score_shortlist
 from soho.evaluation.token_store import TokenStore
@@ -102,8 +102,8 @@ def score_all_pairs(
             batches are 0 .. images - 1 in any order. Not touched where `out` holds all image tokens already.
         input_ids: (T, L) texts.
         attention_mask: (T, L) 1 at tokens.
-        pair_batch: most pairs that go through the fusion Transformer at once; fewer where they are long, see
-            `soho.evaluation.scoring_plan.TOKENS_PER_BLOCK`.
+        pair_batch: most pairs that go through the fusion Transformer at once; on a CPU fewer where they are long, see
+            `soho.evaluation.scoring_plan.CPU_TOKENS_PER_BLOCK`.
         dtype: how image and text tokens are kept between their encoding and the fusion.
         out: a folder for the score matrix and all that is needed to go on after a kill; None = memory.
         fingerprint: names model and data, see `fingerprint_of`; scores in `out` of another one are replaced.
@@ -159,7 +159,8 @@ def score_all_pairs(
             _check_rows(visual.rows, image_count, rank, world_size)
             visual.finish()
             texts = _embed_texts(engine, input_ids, attention_mask, dtype)
-            plan = ScoringPlan.of(visual.counts, texts.counts, pair_batch)
+            bound = CPU_TOKENS_PER_BLOCK if engine.device.type == "cpu" else None
+            plan = ScoringPlan.of(visual.counts, texts.counts, pair_batch, bound)
             pair_batch = plan.pair_batch  # blocks are cut, and records kept, by what the plan made of it
         if shortlist is None:
             assert visual is not None

@@ -16,6 +16,10 @@ from tqdm import tqdm
 from soho.errors import SohoError
 from soho.evaluation.score_matrix import ScoreMatrix, Scores
 from soho.evaluation.scoring_plan import Indices, PairScorer
+from soho.memory import give_back_freed_memory
+
+# Seconds; to get a gigabyte anew costs a hundredth of that.
+GIVE_BACK_EVERY = 30.0
 
 
 class Engine:
@@ -101,6 +105,9 @@ class Engine:
 class Meter:
     """Shows the pairs that are done, saves the record now and then, and tells the time left after the first block.
 
+    Every `GIVE_BACK_EVERY` seconds it also gives freed memory back: blocks differ in size, and where freed memory is
+    kept (`soho.memory`) a long scoring would grow.
+
     Args:
         record: saved every `record_every` seconds and at the end, also when that is an error.
         total: pairs in all.
@@ -120,7 +127,7 @@ class Meter:
             disable=not show,
             dynamic_ncols=True,
         )
-        self.begun = self.recorded = time.monotonic()
+        self.begun = self.recorded = self.given_back = time.monotonic()
         self.first = True
 
     def block(self, pairs: int, rest: Callable[[], float]) -> None:
@@ -129,6 +136,9 @@ class Meter:
         if now - self.recorded >= self.record_every:
             self.record.save()
             self.recorded = now
+        if now - self.given_back >= GIVE_BACK_EVERY:
+            give_back_freed_memory()
+            self.given_back = now
         self.bar.update(pairs)
         if self.first and self.show:
             left = (now - self.begun) * rest()

@@ -15,9 +15,9 @@ Indices = npt.NDArray[np.int64]
 # Images in a block, where the pair batch allows: more of them means fewer texts, which then differ less in length.
 IMAGES_PER_BLOCK = 8
 
-# Tokens in a block, where it holds more than one pair. Larger blocks were not faster (docs/performance.md) and need
-# memory in proportion: 512 pairs of 600 x 1000 pixels in 768 channels take 5 GB.
-TOKENS_PER_BLOCK = 16_384
+# Tokens in a block on a CPU, where it holds more than one pair. Larger blocks were no faster (docs/performance.md)
+# and need memory in proportion: 512 pairs of 600 x 1000 pixels in 768 channels took 5.6 GB, 93 take 1.1.
+CPU_TOKENS_PER_BLOCK = 16_384
 
 
 class PairScorer(Protocol):
@@ -68,10 +68,20 @@ class ScoringPlan:
     pair_batch: int
 
     @classmethod
-    def of(cls, image_lengths: Sequence[int], text_lengths: Sequence[int], pair_batch: int) -> ScoringPlan:
-        """Plan for images and texts of these numbers of tokens; blocks of long pairs are made smaller."""
-        longest = max(1, max(image_lengths, default=0) + max(text_lengths, default=0))
-        pair_batch = min(pair_batch, max(1, TOKENS_PER_BLOCK // longest))
+    def of(
+        cls, image_lengths: Sequence[int], text_lengths: Sequence[int], pair_batch: int, tokens: int | None = None
+    ) -> ScoringPlan:
+        """Plan for images and texts of these numbers of tokens.
+
+        Args:
+            image_lengths: tokens of the images.
+            text_lengths: tokens of the texts.
+            pair_batch: most pairs in a block.
+            tokens: most tokens in a block of more than one pair; the longest pair decides for all. None = no bound.
+        """
+        if tokens is not None:
+            longest = max(1, max(image_lengths, default=0) + max(text_lengths, default=0))
+            pair_batch = min(pair_batch, max(1, tokens // longest))
         image, text = np.asarray(image_lengths, dtype=np.int64), np.asarray(text_lengths, dtype=np.int64)
         images, texts = np.argsort(-image, kind="stable"), np.argsort(-text, kind="stable")
         return cls(images, texts, image[images], text[texts], pair_batch)
@@ -129,7 +139,7 @@ class ScoringPlan:
         said = [
             f"pair scoring: {len(self.images):,} images x {len(self.texts):,} texts = {pairs:,} pairs, on average "
             f"{self.image_lengths.mean():.1f} visual and {self.text_lengths.mean():.1f} text tokens "
-            f"({self.padding():.1%} of text is padding)"
+            f"({self.padding():.1%} of text is padding), at most {self.pair_batch} pairs at once"
         ]
         if hasattr(scorer, "pair_flops"):
             work = self.cost(scorer) / 1e9

@@ -10,7 +10,7 @@ from typing import Any
 
 from soho.errors import SohoError
 from soho.search.first_stage import GRAPH_FROM
-from soho.search.measure import measure
+from soho.search.measure import TOP, measure
 from soho.search.picture_index import RERANK, PictureIndex
 from soho.search.show import as_json, as_lines, read_queries, write_page
 
@@ -38,8 +38,8 @@ def search_index(
     texts: Sequence[str],
     queries: Path | None,
     *,
-    top: int = 10,
-    rerank: int = RERANK,
+    top: int | None = None,
+    rerank: int | None = None,
     exact: bool = False,
     measured: bool = False,
     json: bool = False,
@@ -52,8 +52,8 @@ def search_index(
         folder: of the index.
         texts: given one by one.
         queries: a file of further ones.
-        top: pictures for each text.
-        rerank: candidates.
+        top: pictures for each text; None: 10.
+        rerank: candidates; None: 50.
         exact: score every picture.
         measured: measure instead of searching.
         json: return JSON.
@@ -68,12 +68,15 @@ def search_index(
     if not rows:
         raise SohoError("there is no text to search for; give one, or a file of them with --queries")
     load = functools.partial(PictureIndex.open, folder, **opening)
-    if measured and (exact or html is not None):
-        raise SohoError(f"--measure shows no pictures; leave out {'--exact' if exact else '--html'}")
+    given = {"--top": top is not None, "--rerank": rerank is not None, "--exact": exact, "--html": html is not None}
+    if measured and any(given.values()):
+        named = ", ".join(name for name, is_given in given.items() if is_given)
+        raise SohoError(f"--measure tries fixed numbers of candidates and shows no pictures; leave out {named}")
     if measured:
         figures, _ = measure(folder, rows, load, progress=True)
         return [json_module.dumps(figures.as_dict(), indent=1)] if json else figures.lines()
     index = load()
+    top, rerank = TOP if top is None else top, RERANK if rerank is None else rerank
     results = index.search(rows, top=top, rerank=rerank, exact=exact, progress=exact)
     if html is not None:
         write_page(html, rows, results, f"{folder.name}: {len(index):,} pictures")

@@ -66,7 +66,7 @@ class ConnectedLoss(LossOnly):
 
 
 class _Zeros(torch.autograd.Function):
-    """Pass a value on and give everything else a gradient of zeros, which takes no memory."""
+    """Pass a value on and give everything else a gradient of zeros, which takes no memory until a weight keeps it."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *others: Tensor) -> Tensor:

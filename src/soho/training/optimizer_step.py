@@ -203,6 +203,10 @@ class _Totals:
 _ADVICE = "the checkpoints are sound: try a lower learning rate, a smaller clip_norm or precision=fp32"
 
 
+# What it was tried with. Older versions may move a weight's memory away from under the optimizer.
+FSDP_TORCH = (2, 13)
+
+
 def placed_model(model: Any, settings: TrainingSection, accelerator: Accelerator) -> ReplicatedModel:
     """Lay a model out over the processes: whole on each, or shared out where `training.fsdp` asks for it.
 
@@ -211,8 +215,9 @@ def placed_model(model: Any, settings: TrainingSection, accelerator: Accelerator
     """
     if not settings.fsdp or accelerator.num_processes == 1:
         return ReplicatedModel(model, accelerator)
-    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 7):
-        raise SohoError(f"training.fsdp=true needs torch 2.7 or newer; this is torch {torch.__version__}")
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < FSDP_TORCH:
+        least = ".".join(map(str, FSDP_TORCH))
+        raise SohoError(f"training.fsdp=true needs torch {least} or newer; this is torch {torch.__version__}")
     from soho.training.sharding import ShardedModel  # what it imports older versions do not have
 
     return ShardedModel(model, accelerator)

@@ -80,7 +80,7 @@ def make_accelerator(precision: str = "fp32") -> Accelerator:
 def _other_way(kind: str) -> SohoError:
     return SohoError(
         f"the launcher asks for {kind}, but only the recipe can share a model out over processes: "
-        "launch without it, and set training.fsdp=true"
+        "launch without it; training.fsdp=true shares a model out in training"
     )
 
 

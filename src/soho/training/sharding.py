@@ -4,7 +4,7 @@ Each process holds its part of every weight, of its gradient and of its moments.
 computation, layer by layer, and gradients are added up and shared out again.
 
 The CNN stays whole on every process, as do scalars and buffers (the dictionary, batch norm): its weights lie channels
-last, which `fully_shard` does not take, and what fills the memory are its activations. Its gradients are averaged here.
+last, which `fully_shard` does not take, and what fills the memory is its activations. Its gradients are averaged here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class ShardedModel(ReplicatedModel):
     """A model of which every process holds a part; the verbs of `ReplicatedModel`, the same numbers.
 
     Layers whose class the model names in `_no_split_modules`, as transformers has it, are gathered one by one and let
-    go again; everything else is gathered for the whole of a micro-batch.
+    go again; everything else is gathered for the whole of a micro-batch. Under autocast the copies of their weights in
+    bfloat16 stay from the forward to the backward pass.
 
     Args:
         model: an `nn.Module` that is a `TrainableModel`, whole, on its device; the main process's weights count. Its
@@ -53,10 +54,13 @@ class ShardedModel(ReplicatedModel):
         self._root: Any = ConnectedLoss(model, self._whole)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layer_classes = set(getattr(model, "_no_split_modules", None) or ())
-        for layer in [module for module in model.modules() if type(module).__name__ in layer_classes]:
-            layer.register_forward_hook(self._root.note)  # before torch's own hook, which lets the weights go
-            fully_shard(layer, mesh=mesh, ignored_params=set(whole.values()))
-        fully_shard(self._root, mesh=mesh, ignored_params=set(whole.values()))
+        kept = set(whole.values())
+        # A CNN of transformers names its own layers too; nothing of them is shared out. Inner modules come first.
+        for layer in reversed(list(model.modules())):
+            if type(layer).__name__ in layer_classes and not set(layer.parameters()) <= kept:
+                layer.register_forward_hook(self._root.note)  # before torch's own hook, which lets the weights go
+                fully_shard(layer, mesh=mesh, ignored_params=kept)
+        fully_shard(self._root, mesh=mesh, ignored_params=kept)
         # What optimizers and clipping work on: this process's parts as plain tensors in the same memory, so that fused
         # kernels take them and scalars may stand beside them.
         self._parts = {name: part_of(parameter) for name, parameter in model.named_parameters()}
@@ -78,8 +82,8 @@ class ShardedModel(ReplicatedModel):
         with self.accelerator.autocast():
             loss, measured = self._root(batch, denominators)
         self._used |= self._root.used
-        # Reduce-scatter averages too.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        # Reduce-scatter averages too. In float32, as Accelerate's own wrapper returns it.
+        self.accelerator.backward(loss.float() * self.accelerator.num_processes)
         return loss.detach(), measured
 
     def finish_gradients(self) -> None:
@@ -101,6 +105,7 @@ class ShardedModel(ReplicatedModel):
             if not anywhere:
                 parameter.grad = part.grad = None
             elif is_split(parameter):
+                part.data = local_part(parameter.detach())  # torch may have laid it elsewhere since
                 part.grad = local_part(cast(Tensor, parameter.grad))
             else:
                 if parameter.grad is None:
@@ -177,7 +182,8 @@ class ShardedModel(ReplicatedModel):
         """Lend an ordinary model with all weights; they are gathered on entering and let go on leaving.
 
         Evaluation calls parts of a model directly, copies them, and not equally often on all processes: a sharded
-        model can do none of this.
+        model can do none of this. Attributes that are neither weights nor buffers are those of the start: the features
+        that a frozen CNN has computed in training are not known to it.
         """
         lent = dict(self._lent.named_parameters())
         split = {name: one for name, one in self.model.named_parameters() if is_split(one)}

@@ -164,11 +164,33 @@ def _blocks_of(batches, mask: Tensor, pair_batch: int) -> Iterator[object]:
 
 def test_long_pairs_come_in_smaller_blocks() -> None:
     # 600 x 1000 pixels have 160 cells; 16,384 tokens hold 93 pairs of 160 + 16.
-    plan = ScoringPlan.of([160, 100], [16] * 200, pair_batch=512)
+    plan = ScoringPlan.of([160, 100], [16] * 200, 512, tokens=16_384)
     assert plan.pair_batch == 93
     assert next(plan.blocks()) == (0, 1, 0, 93)
-    assert ScoringPlan.of([160], [16], pair_batch=64).pair_batch == 64
-    assert ScoringPlan.of([20_000], [16], pair_batch=64).pair_batch == 1
+    assert ScoringPlan.of([160], [16], 64, tokens=16_384).pair_batch == 64
+    assert ScoringPlan.of([20_000], [16], 64, tokens=16_384).pair_batch == 1
+    assert ScoringPlan.of([20_000], [16], 64).pair_batch == 64
+
+
+def test_a_block_on_a_cpu_has_so_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, ids, mask = make_world()
+    scorer = ToyScorer()
+    monkeypatch.setattr("soho.evaluation.pair_scoring.CPU_TOKENS_PER_BLOCK", 30)
+    scores = score_all_pairs(scorer, batches, ids, mask, progress=False, image_count=7)
+    assert max(pairs * (text + visual) for pairs, text, visual in scorer.shapes if pairs > 1) <= 30
+    np.testing.assert_allclose(scores, score_all_pairs(ToyScorer(), batches, ids, mask, progress=False), atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+def test_freed_memory_is_given_back_now_and_then(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, ids, mask = make_world()
+    given: list[None] = []
+    monkeypatch.setattr("soho.evaluation.scoring_engine.GIVE_BACK_EVERY", seconds)
+    monkeypatch.setattr("soho.evaluation.scoring_engine.give_back_freed_memory", lambda: given.append(None))
+    scorer = ToyScorer()
+    score_all_pairs(scorer, batches, ids, mask, pair_batch=8, progress=False)
+    assert len(scorer.shapes) > 3
+    assert len(given) == (0 if seconds else len(scorer.shapes))
 
 
 def test_going_on_with_another_pair_batch_fills_everything(tmp_path: Path) -> None:

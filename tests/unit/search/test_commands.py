@@ -73,8 +73,11 @@ def test_measuring(soho: Soho, library: Path, model_folder: Path, tmp_path: Path
     lines = measure(out, WORDS, lambda: PictureIndex.open(out), progress=False)[0].lines()
     assert lines[0] == "11 pictures, 4 texts"
     assert "cold start" in lines[1]
-    code, said, err = soho("search", "--index", out, "--measure", "--queries", queries, "--html", tmp_path / "a.html")
-    assert (code, said, err) == (1, "", "soho: --measure shows no pictures; leave out --html\n")
+    for options in (("--html", tmp_path / "a.html"), ("--exact",), ("--top", 3, "--rerank", 20)):
+        code, said, err = soho("search", "--index", out, "--measure", "--queries", queries, *options)
+        assert (code, said) == (1, "")
+        named = ", ".join(str(one) for one in options if str(one).startswith("--"))
+        assert err == (f"soho: --measure tries fixed numbers of candidates and shows no pictures; leave out {named}\n")
 
 
 def test_files_of_texts(tmp_path: Path) -> None:

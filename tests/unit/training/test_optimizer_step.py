@@ -213,5 +213,5 @@ def test_an_old_torch_cannot_share_a_model_out(monkeypatch: pytest.MonkeyPatch) 
         num_processes = 2
 
     monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
-    with pytest.raises(SohoError, match=r"training\.fsdp=true needs torch 2\.7 or newer; this is torch 2\.6\.1\+cpu"):
+    with pytest.raises(SohoError, match=r"training\.fsdp=true needs torch 2\.13 or newer; this is torch 2\.6\.1\+cpu"):
         placed_model(ToyModel(), settings(fsdp=True), TwoProcesses())  # type: ignore[arg-type]

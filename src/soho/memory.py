@@ -9,6 +9,8 @@ import sys
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _PAD_BYTES = 64 * 2**20
 
+_kept = False
+
 
 def keep_freed_memory() -> bool:
     """Keep freed memory instead of giving it back to the system, where the C library is glibc (Linux).
@@ -20,6 +22,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done.
     """
+    global _kept
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -27,4 +30,16 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     # -1: no amount of free memory is too much.
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, _PAD_BYTES)])
+    _kept = all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, _PAD_BYTES)])
+    return _kept
+
+
+def give_back_freed_memory() -> bool:
+    """Give what is free now back to the system, once; does nothing where freed memory is not kept.
+
+    For long work whose tensors differ in size: the gaps between them add up, and the process grows slowly.
+
+    Returns:
+        Whether anything was given back.
+    """
+    return _kept and bool(ctypes.CDLL(None).malloc_trim(0))
