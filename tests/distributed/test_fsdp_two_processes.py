@@ -233,8 +233,8 @@ def assert_same(actual: Any, expected: Any, name: str, tolerance: float) -> None
         for place, value in enumerate(expected):
             assert_same(actual[place], value, f"{name}/{place}", tolerance)
     elif isinstance(expected, Tensor) and name.endswith(("/exp_avg", "/exp_avg_sq", "/momentum_buffer")):
-        # Far below one: what counts is how far they are off in proportion. Below the floor is the noise of gradients that
-        # are zero by theory (a bias of keys).
+        # Far below one: what counts is how far they are off in proportion. Below the floor is the noise of gradients
+        # that are zero by theory (a bias of keys).
         assert actual.shape == expected.shape, name
         floor = 1e-15 if name.endswith("_sq") else 1e-8
         assert (actual - expected).norm() <= 10 * tolerance * expected.norm() + floor, name

@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "soho.errors",
         "soho.evaluation",
         "soho.inspection",
+        "soho.memory",
         "soho.models",
         "soho.pipelines",
         "soho.processing",
