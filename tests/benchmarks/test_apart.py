@@ -54,7 +54,7 @@ def test_an_error_comes_back() -> None:
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["dictionary", "inference", "--quick", "--cases", "batch 1", "--out", str(tmp_path)]
+    arguments = ["dictionary", "inference", "--quick", "--cases", "batch 1; K = 8", "--out", str(tmp_path)]
     assert main([*arguments, "--sides", "picture"]) == 1
     said = capsys.readouterr()
     assert "dictionary: --sides picture names no side of this benchmark" in said.err
