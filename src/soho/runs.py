@@ -77,8 +77,6 @@ def train(recipe: Recipe) -> TrainedRun:
     data = task.train_loader(processes)
     model, report = task.build_model()
     model.remember_frozen_features(recipe.training.frozen_feature_megabytes)
-    _tell(accelerator, [*report.lines(), *task.notes])
-    save_run_info(recipe.output, recipe, accelerator)
     evaluate_model = None
     if recipe.data.validation and recipe.training.evaluate_every:
 
@@ -89,6 +87,9 @@ def train(recipe: Recipe) -> TrainedRun:
     trainer = Trainer(
         model, data, recipe.training, recipe.output, recipe.seed, evaluate=evaluate_model, accelerator=accelerator
     )
+    trainer.check_continuation()  # a run that is refused keeps the recipe and the versions that made it
+    _tell(accelerator, [*report.lines(), *task.notes])
+    save_run_info(recipe.output, recipe, accelerator)
     summary = trainer.fit()
     folder = recipe.output / MODEL_FOLDER
     if accelerator.is_main_process:

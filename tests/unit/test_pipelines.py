@@ -300,6 +300,18 @@ def test_a_hub_id_that_is_not_there() -> None:
         SohoPipeline.from_pretrained("nobody/nothing")
 
 
+def test_a_mistyped_folder_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SohoError, match=r"^runs/modl is not a folder; expected one that a SOHO run wrote"):
+        SohoPipeline.from_pretrained("runs/modl")
+
+
+def test_an_empty_text_is_refused(trained: Path, pictures: list[Path]) -> None:
+    with pytest.raises(SohoError, match="a text is empty; expected a question or a sentence"):
+        SohoPipeline.from_pretrained(trained / "vqa" / "model").answer(pictures[0], "  ")
+
+
 def test_predict_prints_one_json_document(soho: Soho, trained: Path, pictures: list[Path]) -> None:
     model, question = trained / "vqa" / "model", "what color is the ball?"
     code, out, err = soho("predict", model, pictures[0], pictures[1], question, "--json", "--top", "2")

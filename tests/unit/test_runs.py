@@ -21,6 +21,7 @@ from soho import (
 )
 from soho.errors import SohoError
 from soho.runs import check_data, evaluate, train, trained_model
+from soho.training.checkpoint import list_checkpoints
 from soho.training.recipe import load_recipe
 from soho.training.tracking import read_log
 from tests.support import ROOT
@@ -98,6 +99,19 @@ def test_another_recipe_does_not_continue_a_run(runs: Path, world: Path) -> None
     recipe = tiny_recipe("pretraining", world, runs / "pretraining", "training.max_steps=5", "training.optimizer.lr=1")
     with pytest.raises(SohoError, match=r"holds a run with other values of training\.optimizer\.lr; take these back"):
         train(recipe)
+
+
+def test_a_refused_run_keeps_what_lies_there(runs: Path, world: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(runs / "pretraining", tmp_path / "copy")
+    progress = list_checkpoints(copy)[-1] / "progress.json"
+    values = json.loads(progress.read_text())
+    values["run"]["the number of processes"] = 2
+    progress.write_text(json.dumps(values))
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    recipe = tiny_recipe("pretraining", world, copy, "training.max_steps=6")
+    with pytest.raises(SohoError, match="holds a run with other values of the number of processes"):
+        train(recipe)
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
 
 
 def test_evaluation_of_a_run_is_written_into_its_folder(runs: Path, world: Path) -> None:

@@ -63,13 +63,15 @@ def pair_up(images: Pictures, texts: Texts) -> tuple[list[Picture], list[str]]:
         (B pictures, B texts), or (one picture, T texts).
 
     Raises:
-        SohoError: a text is no text, or the numbers do not agree.
+        SohoError: a text is no text or empty, or the numbers do not agree.
     """
     pictures: list[Picture] = list(images) if isinstance(images, (list, tuple)) else [images]
     rows: list[str] = list(texts) if isinstance(texts, (list, tuple)) else [texts]
     for row in rows:
         if not isinstance(row, str):
             raise SohoError(f"a text is of type {type(row).__name__}; expected str")
+        if not row.strip():
+            raise SohoError("a text is empty; expected a question or a sentence")
     if not is_many(texts):
         return pictures, rows * len(pictures)
     if is_many(images) and len(rows) != len(pictures):

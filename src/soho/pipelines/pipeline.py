@@ -249,7 +249,7 @@ class SohoPipeline:
         model = self._model_for("compare")
         many = as_many(image_a, image_b)
         first, rows = pair_up(image_a, cast(Texts, sentence))
-        second, _ = pair_up(image_b, "")
+        second, _ = pair_up(image_b, "no text of its own")
         shares = read_pairs(model, self.processor, first, rows, batch_size, second).softmax(-1)
         found = [ranked(("false", "true"), row) for row in shares]
         return found if many or is_many(sentence) else found[0]

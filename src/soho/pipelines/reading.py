@@ -67,5 +67,9 @@ def read_folder(
 
 
 def _is_hub_id(name: str) -> bool:
-    """Say whether a name is one of the hub: exactly "owner/name"; anything deeper is a folder that is not there."""
-    return name.count("/") == 1 and not Path(name).is_absolute() and not name.startswith((".", "~"))
+    """Say whether a name is one of the hub: exactly "owner/name".
+
+    Anything deeper is a folder that is not there, and so is "runs/name" where a folder `runs` is.
+    """
+    local = Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).parent.is_dir()
+    return name.count("/") == 1 and not local

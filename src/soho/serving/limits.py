@@ -35,8 +35,10 @@ class Limits:
         for name in ("upload_bytes", "pixels", "text_characters", "texts", "results"):
             if getattr(self, name) < 1:
                 raise SohoError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.waiting < 0 or self.upload_seconds <= 0:
-            raise SohoError(f"waiting={self.waiting} must be at least 0 and upload_seconds above 0")
+        if self.waiting < 0:
+            raise SohoError(f"waiting={self.waiting} must be at least 0")
+        if self.upload_seconds <= 0:
+            raise SohoError(f"upload_seconds={self.upload_seconds:g} must be above 0")
 
     @property
     def body_bytes(self) -> int:

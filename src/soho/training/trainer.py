@@ -98,6 +98,14 @@ class Trainer:
 
     # -- The loop ------------------------------------------------------------------------------------------------
 
+    def check_continuation(self) -> None:
+        """Refuse what `fit` would refuse of the run in `output`, before anything is written there.
+
+        Raises:
+            SohoError: `output` holds a run that these settings, data or processes do not continue.
+        """
+        self._checkpoint_to_continue()
+
     def fit(self) -> TrainingSummary:
         """Train to the last step, from the first or from the newest checkpoint in `output`.
 
